@@ -1,0 +1,109 @@
+"""One picture through one model: every layer's token norms and the predictions, in one pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from .capture import Layers, NormRecorder, TokenNorms, patch_size
+from .checkpoints import Provenance, provenance
+from .heatmaps import Heatmap, heatmap
+from .images import preprocess
+
+Side = Literal["query", "key"]
+SIDES: tuple[Side, ...] = ("query", "key")
+#: Below this probability the first prediction is shown as "unsure".
+UNSURE_BELOW = 0.3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class, its name, and its softmax probability from 0 to 1."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a model made of one picture."""
+
+    image: Image.Image
+    resolution: int
+    #: (rows, cols) of patch tokens.
+    grid: tuple[int, int]
+    #: Layer number (from 1) to per-head norms (1, heads, rows, cols).
+    norms: Mapping[int, TokenNorms]
+    #: The most probable classes, best first.
+    predictions: tuple[Prediction, ...]
+    provenance: Provenance
+
+    @property
+    def unsure(self) -> bool:
+        """Whether even the best prediction is improbable."""
+        return self.predictions[0].probability < UNSURE_BELOW
+
+    def token_norms(
+        self, side: Side, layer: int = 12, head: int | None = None
+    ) -> NDArray[np.float32]:
+        """Norms of Q̂ (``query``) or K̂ (``key``), unscaled, float32 (rows, cols).
+
+        Args:
+            head: counted from 1; None takes the norm over all heads.
+
+        Raises:
+            ValueError: a layer or head that was not captured.
+        """
+        if layer not in self.norms:
+            captured = ", ".join(map(str, self.norms))
+            raise ValueError(f"there is no layer {layer}: captured are {captured}")
+        norms = self.norms[layer]
+        num_heads = norms.query.shape[1]
+        if head is None:
+            norms = norms.over_heads()
+        elif 1 <= head <= num_heads:
+            norms = TokenNorms(norms.query[:, head - 1], norms.key[:, head - 1])
+        else:
+            raise ValueError(f"there is no head {head}: heads run from 1 to {num_heads}")
+        return np.asarray(getattr(norms, side)[0].numpy())
+
+    def heatmap(self, side: Side, layer: int = 12, head: int | None = None) -> Heatmap:
+        """The norms of `token_norms`, scaled; raises ValueError as that and `heatmaps.heatmap` do."""
+        return heatmap(self.token_norms(side, layer, head))
+
+
+def analyze(
+    model: nn.Module,
+    image: Image.Image,
+    resolution: int = 224,
+    layers: Layers = "all",
+    num_predictions: int = 5,
+) -> Analysis:
+    """Run `image` (RGB, from `load_image`) through a model from `load_model`, once.
+
+    Args:
+        resolution: the input's shorter side in pixels.
+        layers: as in `token_norms`.
+
+    Raises:
+        ImageError: the picture is too elongated for the resolution.
+        ValueError: a layer that does not exist, or a resolution below one patch.
+    """
+    pixels = preprocess(image, resolution, patch_size(model))
+    with NormRecorder(model, layers) as recorder, torch.no_grad():
+        probabilities = model(pixels).softmax(dim=-1)[0]
+    origin = provenance(model)
+    norms = recorder.norms(per_head=True)
+    rows, cols = next(iter(norms.values())).query.shape[-2:]
+    best = probabilities.topk(min(num_predictions, len(probabilities)))
+    predictions = tuple(
+        Prediction(index, origin.labels[index], probability)
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    )
+    return Analysis(image, resolution, (rows, cols), norms, predictions, origin)

@@ -1,0 +1,439 @@
+"""Load SimA weights from any of the forms they come in, safely, and say where they came from."""
+
+import argparse
+import difflib
+import errno
+import hashlib
+import json
+import math
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+import timm
+import torch
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError, safe_open
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from .models import ARCHITECTURES, parameter_shapes, translate_names
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+#: The bundled trained weights, with their `labels.json` beside them.
+DEFAULT_CHECKPOINT = ASSETS / "sima_nano_12_p16.safetensors"
+
+HUB_PREFIX = "hf-hub:"
+#: The largest file taken from the Hub, in bytes: the largest architecture in float32 and a margin.
+MAX_HUB_BYTES = 800 * 2**20
+#: More classes than any public data set has; a larger head is a broken or hostile file.
+MAX_CLASSES = 100_000
+
+_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_TRUNCATED = "{} is truncated: its end is missing. Copy or download it again."
+_NO_CHECKPOINT = (
+    "{} is not a checkpoint: expected a .safetensors file or one saved with torch.save."
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why, and what to do, in one sentence or two."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from and what its classes mean."""
+
+    architecture: str
+    num_classes: int
+    #: False for weights as initialised; say so wherever the model's results are shown.
+    trained: bool
+    #: File name, Hub id or architecture name; never a path.
+    source: str
+    #: SHA-256 of the weights file, hexadecimal; None for untrained weights.
+    sha256: str | None
+    #: One name a class, in the order of the head; ``class 17`` where names are unknown.
+    labels: tuple[str, ...]
+    #: The label set in words, such as ``ImageNet-1k (1000 classes)``.
+    label_set: str
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a weights file holds."""
+
+    state_dict: dict[str, Tensor]
+    architecture: str | None
+
+
+def provenance(model: nn.Module) -> Provenance:
+    """The provenance of a model that `load_model` gave.
+
+    Raises:
+        ValueError: the model was not made by `load_model`.
+    """
+    found = getattr(model, "provenance", None)
+    if not isinstance(found, Provenance):
+        raise ValueError("this model was not made by sima_core.load_model")
+    return found
+
+
+def load_model(
+    source: str | Path = DEFAULT_CHECKPOINT, architecture: str | None = None
+) -> nn.Module:
+    """A model in eval mode, float32, from `source`; `provenance` tells the rest.
+
+    Args:
+        source: a file (a published training script's, a bare state dict, or .safetensors), the
+            name of an architecture (untrained weights), or ``hf-hub:owner/name``.
+        architecture: overrides the name in the file; else that name decides, else the shapes.
+
+    A pickle never runs code: only tensors, plain containers and `argparse.Namespace` are read.
+    Class names come from ``labels.json`` beside the file, the Hub repository's ``config.json``,
+    or, for 1000 classes, from ImageNet-1k.
+
+    Raises:
+        CheckpointError: the weights cannot be used; its message is one clear sentence or two.
+    """
+    if architecture is not None:
+        _require_registered(architecture)
+    name = str(source)
+    if name.startswith(HUB_PREFIX):
+        return _load_from_hub(name.removeprefix(HUB_PREFIX), architecture)
+    if isinstance(source, str) and source in ARCHITECTURES:
+        if architecture not in (None, source):
+            raise CheckpointError(f"{source} is not {architecture}: name one of the two.")
+        return _untrained(source)
+    path = Path(source)
+    if path.is_file():
+        return _load_file(path, path.name, architecture, _read_labels(path.parent / "labels.json"))
+    if path.is_dir():
+        raise CheckpointError(f"{path.name} is a folder: name the checkpoint file in it.")
+    if isinstance(source, Path) or len(path.parts) > 1 or path.suffix in _WEIGHT_SUFFIXES:
+        raise CheckpointError(f"There is no file {path.name}: check the name and the folder.")
+    _require_registered(name)
+    raise AssertionError("unreachable: a registered name was handled above")
+
+
+def _untrained(architecture: str) -> nn.Module:
+    model: nn.Module = timm.create_model(architecture)
+    num_classes = cast(int, model.num_classes)
+    labels, label_set = _class_names(num_classes, None)
+    model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
+        architecture, num_classes, False, architecture, None, labels, label_set
+    )
+    return model.eval()
+
+
+def _load_file(
+    path: Path, shown_as: str, architecture: str | None, names: tuple[str, ...] | None
+) -> nn.Module:
+    contents = _read_file(path, shown_as)
+    state_dict = translate_names(_without_wrappers(contents.state_dict))
+    found = _architecture_of(state_dict, architecture or contents.architecture, shown_as)
+    num_classes = _num_classes(state_dict)
+
+    model = timm.create_model(found, num_classes=num_classes, device="meta")
+    tensors = {k: t.float() if t.is_floating_point() else t for k, t in state_dict.items()}
+    # BatchNorm's counter plays no part in eval mode and is absent from some exports.
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            tensors.setdefault(key, torch.zeros_like(value, device="cpu"))
+    model.load_state_dict(tensors, assign=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    labels, label_set = _class_names(num_classes, names)
+    model.provenance = Provenance(
+        found, num_classes, True, shown_as, _sha256(path), labels, label_set
+    )
+    return cast(nn.Module, model.eval())
+
+
+def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
+    """Download the repository's weights to a folder that is removed again, and load them."""
+    shown_as = HUB_PREFIX + repo_id
+    try:
+        # No token is sent: a stranger's id must not read what this machine's owner may read.
+        info = HfApi(token=False).model_info(repo_id, files_metadata=True, timeout=20)
+        sizes = {s.rfilename: s.size for s in info.siblings or ()}
+        weights = _hub_weights(sizes, shown_as)
+        with tempfile.TemporaryDirectory() as folder:
+
+            def fetch(filename: str) -> Path:
+                return Path(hf_hub_download(repo_id, filename, local_dir=folder, token=False))
+
+            config = json.loads(fetch("config.json").read_text()) if "config.json" in sizes else {}
+            names = _label_names(config.get("label_names"))
+            if names is None and "labels.json" in sizes:
+                names = _read_labels(fetch("labels.json"))
+            named = architecture or config.get("architecture")
+            return _load_file(fetch(weights), shown_as, named, names)
+    except (RepositoryNotFoundError, HFValidationError):
+        message = f"There is no public model {repo_id!r} on the Hugging Face Hub: check owner/name."
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # how the Hub client words "no network"
+            message = _unreachable(shown_as)
+        else:
+            message = f"{shown_as} no longer has the file that its list names: try again."
+    except OfflineModeIsEnabled:
+        message = _unreachable(shown_as)
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no"
+        message = f"The Hugging Face Hub answered with status {status} for {shown_as}: try later."
+    except CheckpointError:
+        raise
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
+        message = f"{shown_as} has a config.json that cannot be read."
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            message = f"There is no space left on the disk to download {shown_as}."
+        else:
+            message = _unreachable(shown_as)
+    except httpx2.TransportError:  # what huggingface_hub lets through when it cannot connect
+        message = _unreachable(shown_as)
+    raise CheckpointError(message)
+
+
+def _unreachable(shown_as: str) -> str:
+    return f"The Hugging Face Hub cannot be reached for {shown_as}: check the network, or use a file."
+
+
+def _hub_weights(sizes: Mapping[str, int | None], shown_as: str) -> str:
+    """The weights file to take of a repository's files and their sizes in bytes."""
+    candidates = [f for f in _HUB_FILES if f in sizes] or sorted(
+        (f for f in sizes if f.endswith(_WEIGHT_SUFFIXES)),
+        key=lambda f: (_WEIGHT_SUFFIXES.index(Path(f).suffix), f),
+    )
+    if not candidates:
+        raise CheckpointError(f"{shown_as} holds no weights: expected a .safetensors or .pth file.")
+    size = sizes[candidates[0]]
+    if size is None or size > MAX_HUB_BYTES:
+        shown = "an unknown size" if size is None else f"{size / 2**20:.0f} MiB"
+        raise CheckpointError(
+            f"{candidates[0]} of {shown_as} has {shown}; at most {MAX_HUB_BYTES >> 20} MiB are taken."
+        )
+    return candidates[0]
+
+
+def _read_file(path: Path, shown_as: str) -> _Contents:
+    """Read any supported file without running code from it."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise CheckpointError(f"{shown_as} is empty: copy or download it again.")
+    header_bytes = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and 2 <= header_bytes < 2**32:
+        return _read_safetensors(path, shown_as)
+    if head.startswith(b"PK\x03\x04"):
+        if not zipfile.is_zipfile(path):  # the directory at a zip's end is missing
+            raise CheckpointError(_TRUNCATED.format(shown_as))
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > 2 * path.stat().st_size + 2**20:  # torch.save does not compress
+            raise CheckpointError(_NO_CHECKPOINT.format(shown_as))
+    elif not head.startswith(b"\x80"):  # neither zip nor pickle
+        raise CheckpointError(_NO_CHECKPOINT.format(shown_as))
+    return _read_pickle(path, shown_as)
+
+
+def _read_safetensors(path: Path, shown_as: str) -> _Contents:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return _Contents({k: file.get_tensor(k) for k in file.keys()}, metadata.get("architecture"))
+    except SafetensorError as error:
+        damaged = "IncompleteBuffer" in str(error) or "HeaderTooLarge" in str(error) or (
+            "InvalidHeaderLength" in str(error)
+        )
+        raise CheckpointError((_TRUNCATED if damaged else _NO_CHECKPOINT).format(shown_as)) from None
+
+
+def _read_pickle(path: Path, shown_as: str) -> _Contents:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{shown_as} holds code ({found[1]}), which is never run: "
+                "save only the state dict, with torch.save(model.state_dict(), …)."
+            ) from None
+        raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
+    except (EOFError, OSError) as error:
+        raise CheckpointError(_TRUNCATED.format(shown_as)) from error
+    except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{shown_as} is a TorchScript program, not weights: save the state dict instead."
+            ) from None
+        text = _TRUNCATED if "PytorchStreamReader" in str(error) or "unexpected" in str(error) else _NO_CHECKPOINT
+        raise CheckpointError(text.format(shown_as)) from None
+    except Exception:  # hostile bytes can fail anywhere inside the unpickler
+        raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
+    return _unwrap(loaded, shown_as)
+
+
+def _unwrap(loaded: object, shown_as: str) -> _Contents:
+    """The weights in what torch.save wrote: a training script's dict, or the weights alone."""
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(
+            f"{shown_as} holds a {type(loaded).__name__}, not a dict of weights: not a checkpoint."
+        )
+    args = loaded.get("args")
+    architecture = getattr(args, "model", None) if isinstance(args, argparse.Namespace) else None
+    weights: object = loaded
+    for key in ("model", "model_ema", "state_dict"):
+        if isinstance(loaded.get(key), Mapping):
+            weights = loaded[key]
+            break
+    state_dict = dict(cast(Mapping[Any, Any], weights))
+    if not state_dict or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state_dict.items()
+    ):
+        raise CheckpointError(
+            f"{shown_as} holds no weights: expected parameter names with tensors, "
+            "or a dict that has them under 'model'."
+        )
+    return _Contents(state_dict, architecture if isinstance(architecture, str) else None)
+
+
+def _without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the prefixes that DistributedDataParallel and torch.compile put before every name."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): t for name, t in state_dict.items()}
+    return state_dict
+
+
+def _require_registered(name: str, shown_as: str | None = None) -> None:
+    """Raise a CheckpointError that suggests the nearest name unless `name` is registered."""
+    if name in ARCHITECTURES:
+        return
+    says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
+    if timm.is_model(name):
+        raise CheckpointError(
+            f"{says} {name!r}, which is not a SimA architecture: `python -m sima_core models` lists those."
+        )
+    nearest = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(nearest)}?" if nearest else (
+        "`python -m sima_core models` lists them all."
+    )
+    unknown = ", which is not registered" if shown_as else ""
+    raise CheckpointError(f"{says} {name!r}{unknown}. {hint}")
+
+
+def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
+    return state_dict["head.bias"].shape[0]
+
+
+def _architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as: str) -> str:
+    """The architecture whose parameters these are; the name given must agree with the shapes.
+
+    Raises:
+        CheckpointError: no architecture, or not the named one, has these parameters.
+    """
+    if named is not None:
+        _require_registered(named, shown_as)
+    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
+    candidates = [named] if named else list(ARCHITECTURES)
+    agreement = {name: _agreement(shapes, name) for name in candidates}
+    best = max(candidates, key=lambda name: agreement[name])
+    if not named and agreement[best] < 0.5:
+        raise CheckpointError(
+            f"{shown_as} holds another kind of model: its parameters (such as "
+            f"{', '.join(sorted(shapes)[:3])}) are of no registered architecture."
+        )
+    expected = _expected_shapes(shapes, best)
+    wrong = [n for n in expected if n in shapes and shapes[n] != expected[n]]
+    if wrong and named:
+        fitting = [n for n in ARCHITECTURES if _agreement(shapes, n) == 1.0]
+        hint = f"They are those of {fitting[0]}." if fitting else (
+            f"{wrong[0]} is {_shape(shapes[wrong[0]])} and should be {_shape(expected[wrong[0]])}."
+        )
+        raise CheckpointError(f"The shapes in {shown_as} are not those of {named}. {hint}")
+    missing = [n for n in expected if n not in shapes and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in shapes if n not in expected]
+    problems = [
+        f"{kind} {_first(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", wrong))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{shown_as} does not fit {best}: {'; '.join(problems)}.")
+    return best
+
+
+def _expected_shapes(shapes: Mapping[str, torch.Size], architecture: str) -> dict[str, torch.Size]:
+    """`architecture`'s shapes with as many classes as the head in `shapes`, where that is sound."""
+    expected = dict(parameter_shapes(architecture))
+    bias = shapes.get("head.bias", torch.Size())
+    if len(bias) == 1 and 1 <= bias[0] <= MAX_CLASSES:
+        expected["head.bias"] = bias
+        expected["head.weight"] = torch.Size([bias[0], expected["head.weight"][1]])
+    return expected
+
+
+def _agreement(shapes: Mapping[str, torch.Size], architecture: str) -> float:
+    """The share of all names, here or there, whose shapes agree; from 0 to 1."""
+    expected = _expected_shapes(shapes, architecture)
+    both = sum(shapes.get(name) == shape for name, shape in expected.items())
+    return both / len(shapes.keys() | expected.keys())
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _shape(size: torch.Size) -> str:
+    return "×".join(map(str, size)) if size else "a single number"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _label_names(value: object) -> tuple[str, ...] | None:
+    """Class names from a list of strings or of ``{"name": …}``; None if it is neither."""
+    if not isinstance(value, list) or not value:
+        return None
+    names = [v.get("name") if isinstance(v, dict) else v for v in value]
+    return tuple(names) if all(isinstance(n, str) for n in names) else None
+
+
+def _read_labels(path: Path) -> tuple[str, ...] | None:
+    """Class names from a `labels.json`; None if it is absent or not such a list."""
+    try:
+        return _label_names(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _class_names(
+    num_classes: int, names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], str]:
+    """A name for each class and the label set in words."""
+    if names is not None and len(names) == num_classes:
+        return names, f"the {num_classes} classes named with the checkpoint"
+    if num_classes == 1000:
+        imagenet = ImageNetInfo("imagenet-1k")
+        descriptions = (imagenet.index_to_description(i) for i in range(1000))
+        return tuple(d.split(",")[0] for d in descriptions), "ImageNet-1k (1000 classes)"
+    digits = math.ceil(math.log10(max(num_classes, 2)))
+    return tuple(f"class {i:0{digits}}" for i in range(num_classes)), f"{num_classes} unnamed classes"

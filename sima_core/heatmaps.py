@@ -1,0 +1,89 @@
+"""Scale token norms to heatmaps and lay them over pictures."""
+
+from dataclasses import dataclass
+
+import cv2
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch.nn import functional as F
+
+#: Colour maps on offer: perceptually uniform ones, the default first, then two of common taste.
+COLORMAPS = ("inferno", "viridis", "magma", "plasma", "cividis", "turbo", "gray")
+#: A map whose range is at most this share of its maximum carries no contrast.
+FLAT_RANGE = 1e-6
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Token norms scaled to [0, 1]: `values` is float32 (rows, cols)."""
+
+    values: NDArray[np.float32]
+    minimum: float
+    maximum: float
+    #: True if all norms are equal (max − min ≤ 1e-6 · max); `values` are then all one.
+    flat: bool
+
+    def resize(self, size: tuple[int, int]) -> NDArray[np.float32]:
+        """Bilinear, half-pixel centres (`align_corners=False`): float32 (height, width).
+
+        Args:
+            size: (width, height) in pixels, as Pillow orders them.
+        """
+        grid = torch.from_numpy(self.values)[None, None]
+        resized = F.interpolate(grid, size=size[::-1], mode="bilinear", align_corners=False)
+        return np.asarray(resized[0, 0].numpy(), dtype=np.float32)
+
+
+def heatmap(norms: ArrayLike) -> Heatmap:
+    """Min-max scale one map of token norms, (rows, cols), to [0, 1].
+
+    Raises:
+        ValueError: not two-dimensional, or a value that is NaN or infinite.
+
+    Source: arXiv 2206.08898, figure 2.
+    """
+    values = np.asarray(norms, dtype=np.float32)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"a heatmap needs a map of rows × columns; got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "the model gave values that are not numbers (NaN or infinite), so there is no heatmap: "
+            "its weights are probably damaged"
+        )
+    low, high = float(values.min()), float(values.max())
+    flat = high - low <= FLAT_RANGE * abs(high)
+    scaled = np.ones_like(values) if flat else (values - low) / np.float32(high - low)
+    return Heatmap(scaled, low, high, flat)
+
+
+def colorize(values: NDArray[np.float32], colormap: str = COLORMAPS[0]) -> NDArray[np.uint8]:
+    """Values in [0, 1], (height, width), as RGB (height, width, 3).
+
+    Raises:
+        ValueError: unknown colour map.
+    """
+    if colormap not in COLORMAPS:
+        raise ValueError(f"colormap must be one of {', '.join(COLORMAPS)}; got {colormap!r}")
+    table = matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3]
+    return np.asarray(table[np.rint(values * 255).astype(np.uint8)])
+
+
+def overlay(
+    image: Image.Image, heatmap: Heatmap, colormap: str = COLORMAPS[0], opacity: float = 0.6
+) -> Image.Image:
+    """The picture with the heatmap over it, at the picture's own size.
+
+    Args:
+        opacity: 0 gives the picture as it is, 1 the heatmap alone.
+
+    Raises:
+        ValueError: unknown colour map, or an opacity outside [0, 1].
+    """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be from 0 to 1; got {opacity}")
+    colors = colorize(heatmap.resize(image.size), colormap)
+    photo = np.asarray(image.convert("RGB"))
+    return Image.fromarray(cv2.addWeighted(photo, 1 - opacity, colors, opacity, 0))

@@ -1,0 +1,48 @@
+"""What this process runs on: versions, and the processors it may really use."""
+
+import math
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+#: The version of SimA Lens.
+VERSION = "0.1.0"
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_quota(cgroup: Path = _CGROUP) -> int:
+    """Whole processors that this process may use; at least 1.
+
+    The smaller of its affinity and its container's CPU quota (cgroup v2 or v1), rounded up:
+    `os.cpu_count` counts the host's, and more threads than that only wait for each other.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        if (limit := cgroup / "cpu.max").exists():
+            quota, period = limit.read_text().split()
+        else:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        if quota != "max" and int(quota) > 0:  # v1 writes -1 for "no limit"
+            count = min(count, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup, or one of an unknown form: the affinity stands
+    return max(count, 1)
+
+
+def use_available_cpus() -> int:
+    """Set torch's threads to `cpu_quota`; returns their number."""
+    threads = cpu_quota()
+    torch.set_num_threads(threads)
+    return threads
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on, by package."""
+    packages = {name: version(name) for name in ("torch", "timm", "numpy", "pillow")}
+    return {"sima_lens": VERSION, "python": platform.python_version(), **packages}

@@ -1,0 +1,40 @@
+"""Let timm import where torchvision's compiled operators do not match torch.
+
+timm needs torchvision only for image transforms, yet ``import torchvision`` fails with
+``operator torchvision::nms does not exist`` when its CUDA operators meet a CPU build of torch.
+Declaring the schemas of the two operators it looks up at import is enough; nothing here ever
+calls them. With a matching pair of packages this module does nothing.
+"""
+
+import importlib
+import sys
+
+import torch
+
+_NMS_ARGUMENTS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+#: The declarations live as long as this object; None where the real operators loaded.
+declared: torch.library.Library | None = None
+
+
+def ensure_torchvision_imports() -> None:
+    """Import torchvision, declaring its operators' schemas only if the real ones cannot load.
+
+    Raises:
+        RuntimeError: torchvision fails for another reason than its missing operators.
+    """
+    global declared
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:  # not installed: timm says so better than we could
+        return
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        # Forget the half-imported package, so that the next import starts from its beginning.
+        for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
+            del sys.modules[name]
+        declared = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            declared.define(name + _NMS_ARGUMENTS)
+        importlib.import_module("torchvision")
