@@ -1,5 +1,6 @@
 """SimA Lens: which image tokens a softmax-free vision transformer listens to."""
 
+from . import runtime
 from .torchvision_compat import ensure_torchvision_imports
 
 ensure_torchvision_imports()  # before anything that imports timm
@@ -11,7 +12,8 @@ from .checkpoints import CheckpointError, Provenance, load_model, provenance
 from .heatmaps import Heatmap, heatmap, overlay
 from .images import ImageError, load_image, preprocess
 from .models import Architecture, architectures
-from .runtime import VERSION as __version__
+
+__version__ = runtime.VERSION
 
 __all__ = [
     "Analysis",

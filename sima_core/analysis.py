@@ -18,7 +18,7 @@ from .images import preprocess
 Side = Literal["query", "key"]
 SIDES: tuple[Side, ...] = ("query", "key")
 #: Below this probability the first prediction is shown as "unsure".
-UNSURE_BELOW = 0.3
+UNSURE_BELOW = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ class Analysis:
         return np.asarray(getattr(norms, side)[0].numpy())
 
     def heatmap(self, side: Side, layer: int = 12, head: int | None = None) -> Heatmap:
-        """The norms of `token_norms`, scaled; raises ValueError as that and `heatmaps.heatmap` do."""
+        """The norms of `token_norms`, scaled.
+
+        Raises:
+            ValueError: as `token_norms` and `heatmaps.heatmap` do.
+        """
         return heatmap(self.token_norms(side, layer, head))
 
 

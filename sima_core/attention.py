@@ -19,9 +19,7 @@ NORM_FLOOR = 1e-12
 CLASS_NORM_FLOOR = 1e-6
 
 
-def choose_order(
-    order: Order, num_tokens: int, head_dim: int
-) -> Literal["qk_first", "kv_first"]:
+def choose_order(order: Order, num_tokens: int, head_dim: int) -> Literal["qk_first", "kv_first"]:
     """The order in which to multiply, for N = `num_tokens` and d = `head_dim`.
 
     ``qk_first`` is (Q̂K̂ᵀ)V, O(N²d); ``kv_first`` is Q̂(K̂ᵀV), O(Nd²). ``rule`` takes the first if
@@ -102,7 +100,8 @@ class SimAttention(nn.Module):
         super().__init__()
         if qk_norm or scale_norm or gated or attn_drop:
             raise ValueError(
-                "SimA attention has no qk_norm, scale_norm, gate or attention dropout; leave them off"
+                "SimA attention has no qk_norm, scale_norm, gate or attention dropout: "
+                "leave them off"
             )
         if attn_head_dim is None and dim % num_heads:
             raise ValueError(f"{num_heads} heads do not divide a width of {dim}")

@@ -62,7 +62,7 @@ def layer_numbers(layers: Layers, depth: int) -> list[int]:
         return list(range(1, depth + 1))
     numbers = []
     for layer in layers if isinstance(layers, Sequence) else [layers]:
-        number = operator.index(layer)
+        number = operator.index(layer)  # type: ignore[arg-type]  # strings raise TypeError
         if not 1 <= abs(number) <= depth:
             raise ValueError(
                 f"there is no layer {layer}: layers run from 1 to {depth} (or -{depth} to -1)"
@@ -125,7 +125,7 @@ class NormRecorder:
         """The last forward pass's norms by layer number; shapes as in `TokenNorms`."""
         found = {}
         for number in self._numbers:
-            q, k = (norm.unflatten(-1, self._grid) for norm in self._norms[number])
+            q, k = (n.reshape(*n.shape[:-1], *self._grid) for n in self._norms[number])
             norms = TokenNorms(q, k)
             found[number] = norms if per_head else norms.over_heads()
         return found
@@ -139,7 +139,8 @@ def patch_size(model: nn.Module) -> int:
 
 def _token_norms(x: Tensor) -> Tensor:
     """ℓ2-norm of each token after ℓ1-normalisation: (B, H, N, d) to (B, H, N)."""
-    return torch.linalg.vector_norm(l1_normalize(x), dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(l1_normalize(x), dim=-1)
+    return norms
 
 
 @overload

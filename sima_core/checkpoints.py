@@ -5,7 +5,6 @@ import difflib
 import errno
 import hashlib
 import json
-import math
 import pickle
 import re
 import tempfile
@@ -69,7 +68,7 @@ class Provenance:
     sha256: str | None
     #: One name a class, in the order of the head; ``class 17`` where names are unknown.
     labels: tuple[str, ...]
-    #: The label set in words, such as ``ImageNet-1k (1000 classes)``.
+    #: The label set in words, such as ``the 1000 classes of ImageNet-1k``.
     label_set: str
 
 
@@ -79,6 +78,14 @@ class _Contents:
 
     state_dict: dict[str, Tensor]
     architecture: str | None
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Class names, and the data sets they come from."""
+
+    names: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
 
 def provenance(model: nn.Module) -> Provenance:
@@ -133,15 +140,15 @@ def load_model(
 def _untrained(architecture: str) -> nn.Module:
     model: nn.Module = timm.create_model(architecture)
     num_classes = cast(int, model.num_classes)
-    labels, label_set = _class_names(num_classes, None)
+    names, label_set = _class_names(num_classes, None)
     model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
-        architecture, num_classes, False, architecture, None, labels, label_set
+        architecture, num_classes, False, architecture, None, names, label_set
     )
     return model.eval()
 
 
 def _load_file(
-    path: Path, shown_as: str, architecture: str | None, names: tuple[str, ...] | None
+    path: Path, shown_as: str, architecture: str | None, labels: _Labels | None
 ) -> nn.Module:
     contents = _read_file(path, shown_as)
     state_dict = translate_names(_without_wrappers(contents.state_dict))
@@ -157,9 +164,9 @@ def _load_file(
     model.load_state_dict(tensors, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    labels, label_set = _class_names(num_classes, names)
+    names, label_set = _class_names(num_classes, labels)
     model.provenance = Provenance(
-        found, num_classes, True, shown_as, _sha256(path), labels, label_set
+        found, num_classes, True, shown_as, _sha256(path), names, label_set
     )
     return cast(nn.Module, model.eval())
 
@@ -178,11 +185,11 @@ def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
                 return Path(hf_hub_download(repo_id, filename, local_dir=folder, token=False))
 
             config = json.loads(fetch("config.json").read_text()) if "config.json" in sizes else {}
-            names = _label_names(config.get("label_names"))
-            if names is None and "labels.json" in sizes:
-                names = _read_labels(fetch("labels.json"))
+            labels = _labels(config.get("label_names"))
+            if labels is None and "labels.json" in sizes:
+                labels = _read_labels(fetch("labels.json"))
             named = architecture or config.get("architecture")
-            return _load_file(fetch(weights), shown_as, named, names)
+            return _load_file(fetch(weights), shown_as, named, labels)
     except (RepositoryNotFoundError, HFValidationError):
         message = f"There is no public model {repo_id!r} on the Hugging Face Hub: check owner/name."
     except EntryNotFoundError as error:
@@ -210,7 +217,9 @@ def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
 
 
 def _unreachable(shown_as: str) -> str:
-    return f"The Hugging Face Hub cannot be reached for {shown_as}: check the network, or use a file."
+    return (
+        f"The Hugging Face Hub cannot be reached for {shown_as}: check the network, or use a file."
+    )
 
 
 def _hub_weights(sizes: Mapping[str, int | None], shown_as: str) -> str:
@@ -225,7 +234,8 @@ def _hub_weights(sizes: Mapping[str, int | None], shown_as: str) -> str:
     if size is None or size > MAX_HUB_BYTES:
         shown = "an unknown size" if size is None else f"{size / 2**20:.0f} MiB"
         raise CheckpointError(
-            f"{candidates[0]} of {shown_as} has {shown}; at most {MAX_HUB_BYTES >> 20} MiB are taken."
+            f"{candidates[0]} of {shown_as} has {shown}; "
+            f"at most {MAX_HUB_BYTES >> 20} MiB are taken."
         )
     return candidates[0]
 
@@ -255,12 +265,13 @@ def _read_safetensors(path: Path, shown_as: str) -> _Contents:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            return _Contents({k: file.get_tensor(k) for k in file.keys()}, metadata.get("architecture"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _Contents(tensors, metadata.get("architecture"))
     except SafetensorError as error:
-        damaged = "IncompleteBuffer" in str(error) or "HeaderTooLarge" in str(error) or (
-            "InvalidHeaderLength" in str(error)
-        )
-        raise CheckpointError((_TRUNCATED if damaged else _NO_CHECKPOINT).format(shown_as)) from None
+        # The header says how long the file is; these are safetensors' words for "shorter".
+        cut_off = ("IncompleteBuffer", "HeaderTooLarge", "InvalidHeaderLength")
+        text = _TRUNCATED if any(word in str(error) for word in cut_off) else _NO_CHECKPOINT
+        raise CheckpointError(text.format(shown_as)) from None
 
 
 def _read_pickle(path: Path, shown_as: str) -> _Contents:
@@ -281,7 +292,8 @@ def _read_pickle(path: Path, shown_as: str) -> _Contents:
             raise CheckpointError(
                 f"{shown_as} is a TorchScript program, not weights: save the state dict instead."
             ) from None
-        text = _TRUNCATED if "PytorchStreamReader" in str(error) or "unexpected" in str(error) else _NO_CHECKPOINT
+        cut_off = any(word in str(error) for word in ("PytorchStreamReader", "unexpected"))
+        text = _TRUNCATED if cut_off else _NO_CHECKPOINT
         raise CheckpointError(text.format(shown_as)) from None
     except Exception:  # hostile bytes can fail anywhere inside the unpickler
         raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
@@ -327,11 +339,14 @@ def _require_registered(name: str, shown_as: str | None = None) -> None:
     says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
     if timm.is_model(name):
         raise CheckpointError(
-            f"{says} {name!r}, which is not a SimA architecture: `python -m sima_core models` lists those."
+            f"{says} {name!r}, which is not a SimA architecture: "
+            "`python -m sima_core models` lists those."
         )
     nearest = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(nearest)}?" if nearest else (
-        "`python -m sima_core models` lists them all."
+    hint = (
+        f"Did you mean {' or '.join(nearest)}?"
+        if nearest
+        else ("`python -m sima_core models` lists them all.")
     )
     unknown = ", which is not registered" if shown_as else ""
     raise CheckpointError(f"{says} {name!r}{unknown}. {hint}")
@@ -362,17 +377,14 @@ def _architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as:
     wrong = [n for n in expected if n in shapes and shapes[n] != expected[n]]
     if wrong and named:
         fitting = [n for n in ARCHITECTURES if _agreement(shapes, n) == 1.0]
-        hint = f"They are those of {fitting[0]}." if fitting else (
-            f"{wrong[0]} is {_shape(shapes[wrong[0]])} and should be {_shape(expected[wrong[0]])}."
-        )
+        name = wrong[0]
+        detail = f"{name} is {_shape(shapes[name])} and should be {_shape(expected[name])}."
+        hint = f"They are those of {fitting[0]}." if fitting else detail
         raise CheckpointError(f"The shapes in {shown_as} are not those of {named}. {hint}")
     missing = [n for n in expected if n not in shapes and not n.endswith("num_batches_tracked")]
     unexpected = [n for n in shapes if n not in expected]
-    problems = [
-        f"{kind} {_first(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("wrongly shaped", wrong))
-        if names
-    ]
+    found = {"missing": missing, "unexpected": unexpected, "wrongly shaped": wrong}
+    problems = [f"{kind} {_first(names)}" for kind, names in found.items() if names]
     if problems:
         raise CheckpointError(f"{shown_as} does not fit {best}: {'; '.join(problems)}.")
     return best
@@ -409,31 +421,40 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _label_names(value: object) -> tuple[str, ...] | None:
-    """Class names from a list of strings or of ``{"name": …}``; None if it is neither."""
+def _labels(value: object) -> _Labels | None:
+    """Class names from a list of strings or of ``{"id": …, "name": …}``; None if it is neither.
+
+    An id tells the source: a WordNet id is ImageNet's, ``caltech101/ant`` is of caltech101.
+    """
     if not isinstance(value, list) or not value:
         return None
     names = [v.get("name") if isinstance(v, dict) else v for v in value]
-    return tuple(names) if all(isinstance(n, str) for n in names) else None
+    if not all(isinstance(name, str) for name in names):
+        return None
+    ids = [str(v.get("id", "")) for v in value if isinstance(v, dict)]
+    sources = {"ImageNet" for i in ids if re.fullmatch(r"n\d{8}", i)}
+    sources |= {i.split("/")[0] for i in ids if "/" in i}
+    return _Labels(tuple(map(str, names)), tuple(sorted(sources)))
 
 
-def _read_labels(path: Path) -> tuple[str, ...] | None:
+def _read_labels(path: Path) -> _Labels | None:
     """Class names from a `labels.json`; None if it is absent or not such a list."""
     try:
-        return _label_names(json.loads(path.read_text(encoding="utf-8")))
+        return _labels(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
 
 
-def _class_names(
-    num_classes: int, names: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], str]:
+def _class_names(num_classes: int, labels: _Labels | None) -> tuple[tuple[str, ...], str]:
     """A name for each class and the label set in words."""
-    if names is not None and len(names) == num_classes:
-        return names, f"the {num_classes} classes named with the checkpoint"
+    if labels is not None and len(labels.names) == num_classes:
+        of = f" of {' and '.join(labels.sources)}" if labels.sources else " named with the weights"
+        return labels.names, f"{num_classes} classes{of}"
     if num_classes == 1000:
         imagenet = ImageNetInfo("imagenet-1k")
         descriptions = (imagenet.index_to_description(i) for i in range(1000))
-        return tuple(d.split(",")[0] for d in descriptions), "ImageNet-1k (1000 classes)"
-    digits = math.ceil(math.log10(max(num_classes, 2)))
-    return tuple(f"class {i:0{digits}}" for i in range(num_classes)), f"{num_classes} unnamed classes"
+        return tuple(d.split(",")[0] for d in descriptions), "the 1000 classes of ImageNet-1k"
+    digits = len(str(num_classes - 1))
+    return tuple(
+        f"class {i:0{digits}}" for i in range(num_classes)
+    ), f"{num_classes} unnamed classes"

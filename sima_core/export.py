@@ -62,9 +62,8 @@ def write(
     """
     description = describe(analysis, image_name, layer, head)  # before writing: it may raise
     paths = [folder / name for name in output_names(stem)]
-    np.savez(
-        paths[0], **{f"{side}_norm": analysis.token_norms(side, layer, head) for side in SIDES}
-    )
+    query, key = (analysis.token_norms(side, layer, head) for side in SIDES)
+    np.savez(paths[0], query_norm=query, key_norm=key)
     for path, side in zip(paths[1:3], SIDES, strict=True):
         picture = overlay(analysis.image, analysis.heatmap(side, layer, head), colormap, opacity)
         picture.save(path)

@@ -24,6 +24,11 @@ _FORMATS = (
     "AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
 
+# What Pillow's decoders raise on broken data.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error,
+)  # fmt: skip
+
 
 class ImageError(ValueError):
     """A picture cannot be read or used; the message says why in one sentence."""
@@ -45,7 +50,8 @@ def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
             if width * height > MAX_IMAGE_PIXELS:
                 raise ImageError(
                     f"The picture has {width} × {height} pixels; "
-                    f"at most {MAX_IMAGE_PIXELS // 1_000_000} million are read. Make it smaller first."
+                    f"at most {MAX_IMAGE_PIXELS // 1_000_000} million are read. "
+                    "Make it smaller first."
                 )
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
@@ -61,7 +67,15 @@ def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
         raise ImageError("The picture is too large to be decoded. Make it smaller first.") from None
     except UnidentifiedImageError:
         raise ImageError(_why_unidentified(file)) from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        IndexError,
+        struct.error,
+        zlib.error,
+    ) as error:
         if "truncated" in str(error).lower():
             raise ImageError("The picture's file ends too early: copy it again.") from None
         raise ImageError("The picture is broken and cannot be decoded.") from None
@@ -69,7 +83,7 @@ def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
 
 def _why_unidentified(source: str | Path | BinaryIO) -> str:
     if isinstance(source, str | Path):
-        with open(source, "rb") as file:
+        with Path(source).open("rb") as file:
             head = file.read(16)
     else:
         source.seek(0)
@@ -113,7 +127,9 @@ def input_size(width: int, height: int, resolution: int, patch_size: int) -> tup
         ValueError: `resolution` is smaller than one patch.
     """
     if resolution < patch_size:
-        raise ValueError(f"resolution must be at least one patch ({patch_size} px); got {resolution}")
+        raise ValueError(
+            f"resolution must be at least one patch ({patch_size} px); got {resolution}"
+        )
     scale = resolution / min(width, height)
     sizes = (patch_size * max(1, math.floor(s * scale / patch_size + 0.5)) for s in (width, height))
     columns, rows = sizes

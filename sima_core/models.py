@@ -47,7 +47,9 @@ class SimAXcit(Xcit):  # type: ignore[misc]  # timm is untyped
             block.attn.apply(self._init_weights)
 
 
-def translate_names(state_dict: dict[str, Tensor], model: nn.Module | None = None) -> dict[str, Tensor]:
+def translate_names(
+    state_dict: dict[str, Tensor], model: nn.Module | None = None
+) -> dict[str, Tensor]:
     """Published parameter names to timm's: only the position encoding is spelt differently."""
     return {name.replace("pos_embeder.", "pos_embed."): t for name, t in state_dict.items()}
 
@@ -63,18 +65,24 @@ _WIDTH_HEADS = {
 
 def _xcit_family() -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and constructor arguments of each of the 14 published architectures."""
-    for depth, sizes in ((12, ("nano", "tiny", "small")), (24, ("tiny", "small", "medium", "large"))):
+    for depth, sizes in (
+        (12, ("nano", "tiny", "small")),
+        (24, ("tiny", "small", "medium", "large")),
+    ):
         for size in sizes:
             width, heads = _WIDTH_HEADS[size]
             for patch in (16, 8):
-                yield f"sima_{size}_{depth}_p{patch}", {
-                    "patch_size": patch,
-                    "embed_dim": width,
-                    "depth": depth,
-                    "num_heads": heads,
-                    "eta": 1.0 if depth == 12 else 1e-5,
-                    "tokens_norm": size != "nano",
-                }
+                yield (
+                    f"sima_{size}_{depth}_p{patch}",
+                    {
+                        "patch_size": patch,
+                        "embed_dim": width,
+                        "depth": depth,
+                        "num_heads": heads,
+                        "eta": 1.0 if depth == 12 else 1e-5,
+                        "tokens_norm": size != "nano",
+                    },
+                )
 
 
 #: Constructor arguments of every SimA architecture by name.
@@ -120,7 +128,7 @@ for _name, _config in ARCHITECTURES.items():
     setattr(sys.modules[__name__], _name, register_model(_entrypoint(_name, _config)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def parameter_shapes(architecture: str, num_classes: int = 1000) -> dict[str, torch.Size]:
     """Name and shape of every parameter and buffer that `architecture` has; no memory is taken."""
     model = timm.create_model(architecture, num_classes=num_classes, device="meta")

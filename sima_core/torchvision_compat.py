@@ -34,7 +34,7 @@ def ensure_torchvision_imports() -> None:
         # Forget the half-imported package, so that the next import starts from its beginning.
         for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
             del sys.modules[name]
-        declared = torch.library.Library("torchvision", "DEF")
+        declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
-            declared.define(name + _NMS_ARGUMENTS)
+            declared.define(name + _NMS_ARGUMENTS)  # type: ignore[no-untyped-call]
         importlib.import_module("torchvision")

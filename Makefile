@@ -1,0 +1,36 @@
+# Everything a fresh machine needs: `make run` for the app, `make test` for all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := run
+.PHONY: run test lint clean
+
+run: $(VENV)/.app-ready  ## start the app
+	$(BIN)/python app.py
+
+test: $(VENV)/.dev-ready lint  ## browser, linters, every test
+	$(BIN)/python tests/install_browser.py
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@echo "Making the environment in $(VENV) …"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.app-ready: requirements.txt | $(BIN)/python
+	@echo "Installing what the app needs (a few minutes, once) …"
+	$(BIN)/pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.dev-ready: requirements-dev.txt $(VENV)/.app-ready | $(BIN)/python
+	@echo "Installing what the tests need …"
+	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,35 @@
+"""Start SimA Lens: ``python app.py``."""
+
+import os
+
+import gradio as gr
+
+from app import explore, theme, viewer, visitors  # noqa: F401  # all of the page, at start
+from sima_core.runtime import use_available_cpus
+
+#: Megabytes of the largest upload; a checkpoint of the largest model in half precision fits.
+MAX_UPLOAD_MB = int(os.environ.get("SIMA_MAX_UPLOAD_MB", "400"))
+#: Seconds: how often to look for cached files to delete, and how old they get.
+DELETE_CACHE = (600, explore.VISIT_SECONDS)
+
+use_available_cpus()
+
+with gr.Blocks(
+    title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
+) as demo:
+    gr.HTML(theme.HEADER)
+    with gr.Tab("Explore", id="explore-tab"):
+        explore.build()
+
+demo.queue(max_size=64)
+
+if __name__ == "__main__":
+    demo.launch(
+        theme=theme.THEME,
+        css_paths=[theme.CSS],
+        ssr_mode=False,
+        show_error=False,
+        max_file_size=f"{MAX_UPLOAD_MB}mb",
+        state_session_capacity=200,
+        footer_links=["api"],
+    )

@@ -1,0 +1,351 @@
+"""The Explore tab: a photo in, the token importance of Q̂ and K̂ over it."""
+
+import dataclasses
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from sima_core import Analysis, analyze, load_image, load_model, overlay, provenance
+from sima_core.analysis import SIDES
+from sima_core.capture import attention_layers
+from sima_core.export import describe, write
+from sima_core.heatmaps import COLORMAPS
+
+from .viewer import predictions_html, summary_html, viewer, viewer_html
+from .visitors import BUNDLED, COMPUTE, MODELS, model_for, plainly
+
+DEFAULT_LAYER = 12
+DEFAULT_OPACITY = 0.6
+RESOLUTIONS = (112, 160, 224, 320, 448, 640)
+#: The longer side of the copy of a photo that is kept for a visit, in pixels.
+KEPT_SIDE = 2048
+#: Seconds after which a visit that does nothing is forgotten.
+VISIT_SECONDS = 3600
+
+_SAMPLES = {
+    "Cheetah": ("gradio", "media_assets/images/cheetah1.jpg"),
+    "Lion": ("gradio", "media_assets/images/lion.jpg"),
+    "Running cheetah": ("gradio", "media_assets/images/cheetah.jpg"),
+    "Eiffel Tower": ("gradio", "media_assets/images/tower.jpg"),
+    "Grace Hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+}
+
+# The archive's address reaches the hidden button a moment after the event that made it.
+_CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#download-ready').click(), 200)"
+
+GUIDE = """
+### How to read the maps
+
+**Every tile is a token** of 16 × 16 pixels (8 × 8 in models whose name ends in `p8`). SimA has no
+softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
+
+- **Q̂ (query)** scales what a token takes up from all the others; **K̂ (key)** scales how much all
+  the others hear of it. Bright in both: it matters in both directions.
+- **Colours are relative.** Darkest is the smallest norm in this picture, brightest the largest;
+  the numbers beside the colour bar say how far apart they are.
+- **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
+  them.
+- The maps show what attention weighs, **not why** the model chose a label, and it can be wrong.
+"""
+
+
+def sample_photos() -> list[tuple[str, str]]:
+    """(path, caption) of the sample photos that the installed packages carry."""
+    found = [(files(package) / name, caption) for caption, (package, name) in _SAMPLES.items()]
+    return [(str(path), caption) for path, caption in found if path.is_file()]
+
+
+def pick_sample(choice: gr.SelectData) -> str:
+    """The path of the sample that was clicked."""
+    return sample_photos()[choice.index][0]
+
+
+class RawImage(gr.Image):
+    """An image input that hands over the uploaded file as it is.
+
+    Gradio's own decoding would clip 16-bit pictures and hide why a file cannot be read.
+    """
+
+    is_template = True  # the page draws it as a gr.Image
+
+    def preprocess(self, payload: ImageData | None) -> Any:
+        if payload is None or payload.path is None:
+            return super().preprocess(payload)
+        return payload.path
+
+
+@dataclass(frozen=True)
+class View:
+    """What to show of an analysis."""
+
+    layer: int
+    head: int | None
+    colormap: str
+
+    @classmethod
+    def of(cls, analysis: Analysis, layer: float, head: float, colormap: str) -> "View":
+        """The view nearest to what was asked for that the model has."""
+        depth = max(analysis.norms)
+        heads = analysis.norms[depth].query.shape[1]
+        return cls(min(int(layer), depth), int(head) if 1 <= head <= heads else None, colormap)
+
+
+def look(path: str | None, model_key: str | None, resolution: float) -> Analysis:
+    """Analyse the photo at `path`, keeping only a copy small enough to hold for a whole visit."""
+    if not path or not Path(path).is_file():
+        raise ValueError("the photo is no longer here: choose or drop it again.")
+    analysis = analyze(model_for(model_key), load_image(path), int(resolution))
+    kept = analysis.image.copy()
+    kept.thumbnail((KEPT_SIDE, KEPT_SIDE))
+    return dataclasses.replace(analysis, image=kept)
+
+
+def draw(analysis: Analysis, layer: float, head: float, colormap: str) -> tuple[str, str]:
+    """The pictures and the line of facts; runs no model."""
+    view = View.of(analysis, layer, head, colormap)
+    return (
+        viewer_html(analysis, view.layer, view.head, view.colormap),
+        summary_html(analysis, view.layer, view.head),
+    )
+
+
+def explore(
+    path: str | None,
+    model_key: str | None,
+    resolution: float,
+    layer: float,
+    head: float,
+    colormap: str,
+) -> tuple[Any, ...]:
+    """A new photo, resolution or model: run it once, then draw."""
+    if path is None:  # the photo was cleared: what is shown stays
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    analysis = look(path, model_key, resolution)
+    return analysis, *draw(analysis, layer, head, colormap), predictions_html(analysis)
+
+
+def model_note(model_key: str | None) -> str:
+    """A sentence on the model in use."""
+    origin = provenance(model_for(model_key))
+    weights = f"trained weights from {origin.source}" if origin.trained else "**untrained weights**"
+    return f"In use: **{origin.architecture}**, {weights}, {origin.num_classes} classes."
+
+
+def layer_and_head(model_key: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Updates of the layer and head controls for another model."""
+    layers = attention_layers(model_for(model_key))
+    return (
+        gr.update(maximum=len(layers), value=min(DEFAULT_LAYER, len(layers))),
+        gr.update(choices=head_choices(layers[0].num_heads), value=0),
+    )
+
+
+def head_choices(num_heads: int) -> list[tuple[str, int]]:
+    return [("All heads", 0), *((f"Head {h}", h) for h in range(1, num_heads + 1))]
+
+
+def use_model(source: str | None, model_key: str | None) -> tuple[Any, ...]:
+    """Load a visitor's checkpoint in place of the one they had."""
+    if not source or not source.strip():
+        raise ValueError("choose a checkpoint file, or type a Hub id such as owner/name.")
+    new_key = MODELS.add(load_model(source.strip()))
+    MODELS.drop(model_key)
+    return new_key, model_note(new_key), *layer_and_head(new_key)
+
+
+def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
+    """Load a Hub repository's checkpoint; the prefix may be left out, a file never meant."""
+    repo_id = repo_id.strip().removeprefix("hf-hub:").removeprefix("https://huggingface.co/")
+    return use_model(repo_id and f"hf-hub:{repo_id}", model_key)
+
+
+def use_bundled(model_key: str | None) -> tuple[Any, ...]:
+    """Go back to the bundled weights."""
+    MODELS.drop(model_key)
+    return None, model_note(None), *layer_and_head(None)
+
+
+def download(
+    analysis: Analysis,
+    path: str | None,
+    layer: float,
+    head: float,
+    colormap: str,
+    opacity: float,
+) -> str:
+    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
+    view = View.of(analysis, layer, head, colormap)
+    name = Path(path).name if path else "photo"
+    stem = f"{Path(name).stem}_layer{view.layer}"
+    # In Gradio's cache, so that it is deleted with everything else of this visit.
+    folder = Path(tempfile.mkdtemp(dir=_cache_folder()))
+    written = write(analysis, folder, stem, name, view.layer, view.head, colormap, opacity)
+    archive = folder / f"{stem}.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for file in written:
+            bundle.write(file, file.name)
+            file.unlink()
+    return str(archive)
+
+
+def _cache_folder() -> Path:
+    folder = Path(gr.utils.get_upload_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def heatmap_api(
+    path: str | None,
+    model_key: str | None,
+    layer: float,
+    head: float,
+    resolution: float,
+    colormap: str,
+    opacity: float,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Overlays of Q̂ and K̂ over a picture, and what the command line writes as JSON.
+
+    Layers and heads count from 1; head 0 means all heads.
+    """
+    if path is None:
+        raise ValueError("give a picture.")
+    analysis = analyze(model_for(model_key), load_image(path), int(resolution))
+    shown_head = int(head) or None
+    query, key = (
+        overlay(analysis.image, analysis.heatmap(s, int(layer), shown_head), colormap, opacity)
+        for s in SIDES
+    )
+    return query, key, describe(analysis, Path(path).name, int(layer), shown_head)
+
+
+def build() -> None:
+    """Lay the tab out inside the current Blocks, its first sample already analysed."""
+    samples = sample_photos()
+    first = samples[0][0]
+    shown = look(first, None, 224)
+    pictures, facts = draw(shown, DEFAULT_LAYER, 0, COLORMAPS[0])
+    depth, num_heads = len(shown.norms), attention_layers(BUNDLED)[0].num_heads
+
+    analysis = gr.State(shown, time_to_live=VISIT_SECONDS)
+    model_key = gr.State(None, time_to_live=VISIT_SECONDS, delete_callback=MODELS.drop)
+
+    with gr.Column(elem_id="explore"):
+        with gr.Column(elem_id="explore-photo"):
+            photo = RawImage(
+                first,
+                label="Photo",
+                show_label=False,
+                sources=["upload", "clipboard", "webcam"],
+                type="filepath",
+                image_mode=None,
+                height=230,
+                buttons=[],
+                elem_id="photo",
+            )
+            gallery = gr.Gallery(
+                samples,
+                label="Sample photos",
+                show_label=False,
+                columns=len(samples),
+                height="auto",
+                object_fit="cover",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                elem_id="samples",
+            )
+        with gr.Column(elem_id="explore-result"):
+            summary = gr.HTML(facts)
+            maps = viewer(pictures, elem_id="maps")
+        with gr.Column(elem_id="explore-below"):
+            predictions = gr.HTML(predictions_html(shown))
+            gr.Markdown(GUIDE, elem_id="guide")
+        with gr.Column(elem_id="explore-settings"):
+            layer = gr.Slider(1, depth, DEFAULT_LAYER, step=1, label="Layer")
+            head = gr.Dropdown(head_choices(num_heads), value=0, label="Head", filterable=False)
+            resolution = gr.Dropdown(
+                [(f"{r} px", r) for r in RESOLUTIONS],
+                value=224,
+                label="Resolution (shorter side)",
+                filterable=False,
+            )
+            colormap = gr.Dropdown(
+                [(c.capitalize(), c) for c in COLORMAPS],
+                value=COLORMAPS[0],
+                label="Colour map",
+                filterable=False,
+            )
+            opacity = gr.Slider(0, 1, DEFAULT_OPACITY, step=0.01, label="Heatmap opacity")
+            save = gr.Button("Download maps (PNG, NPZ)", variant="primary")
+            ready = gr.DownloadButton(visible="hidden", elem_id="download-ready")
+            with gr.Accordion("Use your own checkpoint", open=False):
+                note = gr.Markdown(model_note(None))
+                upload = gr.File(
+                    label="SimA checkpoint (.safetensors, .pth)", type="filepath", height=110
+                )
+                hub_id = gr.Textbox(
+                    label="or a Hugging Face Hub id", placeholder="owner/name", max_lines=1
+                )
+                with gr.Row():
+                    from_hub = gr.Button("Load from Hub", size="sm", min_width=120)
+                    back = gr.Button("Bundled weights", size="sm", min_width=120)
+                gr.Markdown("Only for your visit. Code in a file is never run.")
+
+    outputs = [analysis, maps, summary, predictions]
+    inputs = [photo, model_key, resolution, layer, head, colormap]
+    run: dict[str, Any] = {**COMPUTE, "api_visibility": "private", "show_progress_on": maps}
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+    gallery.select(pick_sample, None, photo, **quiet).success(
+        plainly(explore), inputs, outputs, **run
+    )
+    gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run)
+    gr.on(
+        [layer.input, head.input, colormap.input],
+        plainly(draw),
+        [analysis, layer, head, colormap],
+        [maps, summary],
+        trigger_mode="always_last",
+        concurrency_limit=4,
+        **quiet,
+    )
+    opacity.input(
+        None, opacity, js="o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
+    )
+
+    chosen = [model_key, note, layer, head]
+    for trigger, handler, given in (
+        (upload.upload, use_model, [upload, model_key]),
+        (from_hub.click, use_hub, [hub_id, model_key]),
+        (hub_id.submit, use_hub, [hub_id, model_key]),
+        (back.click, use_bundled, [model_key]),
+    ):
+        trigger(plainly(handler), given, chosen, **{**run, "show_progress_on": note}).success(
+            plainly(explore), inputs, outputs, **run
+        )
+
+    save.click(
+        plainly(download),
+        [analysis, photo, layer, head, colormap, opacity],
+        ready,
+        api_visibility="private",
+        show_progress="minimal",
+    ).success(None, js=_CLICK_DOWNLOAD)
+
+    _build_api([photo, model_key, layer, head, resolution, colormap, opacity])
+
+
+def _build_api(inputs: list[Any]) -> None:
+    """The named endpoint `/heatmap`, on components that the page does not show."""
+    trigger = gr.Button(visible=False)
+    pictures = [gr.Image(visible=False, format="png", label=f"{side} overlay") for side in SIDES]
+    description = gr.JSON(visible=False, label="description")
+    trigger.click(
+        plainly(heatmap_api), inputs, [*pictures, description], api_name="heatmap", **COMPUTE
+    )

@@ -1,0 +1,60 @@
+"""The look of the page: a Gradio theme on system fonts, and the style sheet."""
+
+from pathlib import Path
+
+import gradio as gr
+
+CSS = Path(__file__).parent / "static" / "style.css"
+
+_SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+_PLUM = gr.themes.Color(
+    name="plum",
+    c50="#fbf5fa", c100="#f5e8f3", c200="#e9cde5", c300="#d7a5d0", c400="#bd73b4", c500="#9c4a94",
+    c600="#7f3379", c700="#672864", c800="#4b1d4a", c900="#331434", c950="#1d0a1f",
+)  # fmt: skip
+
+#: Plain font names, not GoogleFont: the page asks no outside host for anything.
+THEME = gr.themes.Base(
+    primary_hue=_PLUM,
+    secondary_hue=gr.themes.colors.orange,
+    neutral_hue=gr.themes.colors.stone,
+    font=_SANS,
+    font_mono=_MONO,
+    radius_size=gr.themes.sizes.radius_lg,
+).set(
+    body_background_fill="#faf8f6",
+    body_background_fill_dark="#151215",
+    block_background_fill="#ffffff",
+    block_background_fill_dark="#1e1a1f",
+    block_border_color="#e8e2de",
+    block_border_color_dark="#332d35",
+    block_label_background_fill="transparent",
+    block_label_background_fill_dark="transparent",
+    input_background_fill="#faf8f6",
+    input_background_fill_dark="#262027",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_text_color="#ffffff",
+    button_primary_background_fill_dark="*primary_500",
+    slider_color="*primary_500",
+    slider_color_dark="#f08a4b",
+)
+
+HEADER = """
+<header class="sl-header">
+<svg viewBox="0 0 48 48" width="44" height="44" aria-hidden="true">
+<defs><radialGradient id="sl-glow" cx="42%" cy="40%" r="62%"><stop offset="0" stop-color="#fcf5a0"/>
+<stop offset=".35" stop-color="#f98e08"/><stop offset=".7" stop-color="#b1325a"/>
+<stop offset="1" stop-color="#330a5f"/></radialGradient></defs>
+<circle cx="21" cy="21" r="17" fill="url(#sl-glow)" stroke="currentColor" stroke-width="3"/>
+<path d="M34 34 44 44" stroke="currentColor" stroke-width="5" stroke-linecap="round"/>
+<path d="M21 5v32M5 21h32M10 10.5h22M10 31.5h22M10.5 10v22M31.5 10v22" stroke="#fff" opacity=".22"/>
+</svg>
+<div><h1>SimA Lens</h1>
+<p>See which image tokens a softmax-free vision transformer listens to.</p></div>
+<button type="button" class="sl-theme" aria-label="Switch between light and dark"
+ onclick="document.body.classList.toggle('dark')">◐</button>
+</header>
+"""

@@ -1,0 +1,152 @@
+"""The HTML that shows an analysis: linked Q̂ and K̂ pictures, predictions, a line of facts."""
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+from numpy.typing import NDArray
+
+from sima_core.analysis import SIDES, Analysis, Side
+from sima_core.heatmaps import Heatmap, colorize
+
+STATIC = Path(__file__).parent / "static"
+#: The longer side, in pixels, of the pictures sent to the page; the maps are no finer anyway.
+DISPLAY_SIDE = 960
+
+_TITLES: dict[Side, tuple[str, str, str]] = {
+    "query": ("Q̂", "Query", "how strongly each token gathers"),
+    "key": ("K̂", "Key", "how strongly each token is heard"),
+}
+_HINT = "Point at a token (or tap, or use the arrow keys) to read its norm."
+
+
+def viewer(value: str, **kwargs: Any) -> gr.HTML:
+    """The component that shows `viewer_html` and reads token values out; it asks no server."""
+    script = (STATIC / "viewer.js").read_text(encoding="utf-8")
+    return gr.HTML(value, js_on_load=script, elem_classes="sl-viewer-host", **kwargs)
+
+
+def escape(text: object) -> str:
+    """Escape for HTML and for the templates through which Gradio passes it."""
+    return html.escape(str(text)).replace("{", "&#123;").replace("$", "&#36;")
+
+
+def viewer_html(analysis: Analysis, layer: int, head: int | None, colormap: str) -> str:
+    """Both pictures with overlays, colour bars and read-outs.
+
+    Raises:
+        ValueError: a layer or head that does not exist, or a map that is not finite.
+    """
+    width, height = analysis.image.size
+    scale = min(1.0, DISPLAY_SIDE / max(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    photo = _data_uri(np.asarray(analysis.image.resize(size)))
+    figures = "".join(_figure(analysis, side, layer, head, colormap, photo, size) for side in SIDES)
+    return (
+        f'<div class="sl-viewer" style="--sl-ratio:{width / height:.4f}">{figures}</div>'
+        '<label class="sl-compare"><span>Photo</span>'
+        '<input type="range" min="0" max="100" value="100" '
+        'aria-label="Compare: how much of the picture the heatmap covers, in percent">'
+        "<span>Heatmap</span></label>"
+    )
+
+
+def _figure(
+    analysis: Analysis,
+    side: Side,
+    layer: int,
+    head: int | None,
+    colormap: str,
+    photo: str,
+    size: tuple[int, int],
+) -> str:
+    norms = analysis.token_norms(side, layer, head)
+    heat = analysis.heatmap(side, layer, head)
+    rows, cols = norms.shape
+    symbol, name, meaning = _TITLES[side]
+    heads = "all heads" if head is None else f"head {head}"
+    values = json.dumps([float(f"{v:.6g}") for v in norms.ravel()])
+    note = '<p class="sl-note">This map is flat: every token has the same norm.</p>'
+    return f"""<figure class="sl-figure" data-side="{side}" data-rows="{rows}" data-cols="{cols}"
+ data-min="{heat.minimum:.8g}" data-max="{heat.maximum:.8g}" data-flat="{str(heat.flat).lower()}"
+ data-norms="{values}">
+<figcaption><b>{symbol}</b> <b>{name}</b> <span>{meaning}</span></figcaption>
+<div class="sl-stage" tabindex="0" role="group"
+ aria-label="{symbol} heatmap; arrow keys move from token to token, Escape leaves">
+<img class="sl-photo" src="{photo}" alt="The photo">
+<img class="sl-heat" src="{_data_uri(colorize(heat.resize(size), colormap))}"
+ alt="{escape(_alt(side, layer, heads, heat))}">
+<div class="sl-cell" hidden></div></div>
+<div class="sl-scale"><span>{heat.minimum:.4g}</span>
+<div class="sl-gradient" role="img" aria-label="Colour bar of the token norm, {heat.minimum:.4g} to
+ {heat.maximum:.4g}" style="background:{gradient(colormap)}"><i class="sl-marker" hidden></i></div>
+<span>{heat.maximum:.4g}</span></div>
+<output class="sl-readout" aria-live="polite" data-hint="{_HINT}">{_HINT}</output>
+{note if heat.flat else ""}</figure>"""
+
+
+def _alt(side: Side, layer: int, heads: str, heat: Heatmap) -> str:
+    row, col = np.unravel_index(heat.values.argmax(), heat.values.shape)
+    rows, cols = heat.values.shape
+    where = (
+        "no token stands out"
+        if heat.flat
+        else (f"the largest norm is at row {row + 1} of {rows}, column {col + 1} of {cols}")
+    )
+    return f"Heatmap of the {side} norms in layer {layer}, {heads}: {where}"
+
+
+def gradient(colormap: str, stops: int = 24) -> str:
+    """The colour map as a CSS gradient from left to right."""
+    colors = colorize(np.linspace(0, 1, stops, dtype=np.float32)[None], colormap)[0]
+    return f"linear-gradient(to right,{','.join(f'rgb({r} {g} {b})' for r, g, b in colors)})"
+
+
+def _data_uri(pixels: NDArray[np.uint8]) -> str:
+    """RGB (height, width, 3) as a JPEG inside a URI, so that nothing lands on the server's disk."""
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def predictions_html(analysis: Analysis) -> str:
+    """The predictions as labelled bars, with the label set and a word when the model is unsure."""
+    best = analysis.predictions[0]
+    if not analysis.provenance.trained:
+        verdict = "<b>Untrained weights:</b> these numbers mean nothing."
+    elif analysis.unsure:
+        verdict = f"<b>Unsure.</b> Best guess: {escape(best.label)}."
+    else:
+        verdict = f"Best match: <b>{escape(best.label)}</b>."
+    bars = "".join(
+        f'<li><span class="sl-label">{escape(p.label)}</span>'
+        f'<span class="sl-track"><i style="width:{100 * p.probability:.2f}%"></i></span>'
+        f'<span class="sl-percent">{100 * p.probability:.1f} %</span></li>'
+        for p in analysis.predictions
+    )
+    return (
+        '<section class="sl-card sl-predictions" aria-label="Predictions">'
+        "<h3>What the model sees</h3>"
+        f"<p>{verdict}</p><ol>{bars}</ol>"
+        f'<p class="sl-fine">Chosen among {escape(analysis.provenance.label_set)}; '
+        "what is none of them gets the nearest name.</p></section>"
+    )
+
+
+def summary_html(analysis: Analysis, layer: int, head: int | None) -> str:
+    """One line of facts: model, weights, layer, tokens."""
+    origin = analysis.provenance
+    rows, cols = analysis.grid
+    facts = [
+        f"<b>{escape(origin.architecture)}</b>",
+        escape(origin.source) if origin.trained else "<mark>untrained weights</mark>",
+        f"layer <b>{layer}</b> of {len(analysis.norms)}",
+        "all heads" if head is None else f"head {head}",
+        f"{rows} × {cols} = {rows * cols} tokens",
+    ]
+    return f'<p class="sl-summary">{"".join(f"<span>{f}</span>" for f in facts)}</p>'
