@@ -27,6 +27,7 @@ if __name__ == "__main__":
     demo.launch(
         theme=theme.THEME,
         css_paths=[theme.CSS],
+        js=theme.ON_OPEN,
         ssr_mode=False,
         show_error=False,
         max_file_size=f"{MAX_UPLOAD_MB}mb",

@@ -201,27 +201,26 @@ def _cache_folder() -> Path:
 
 
 def heatmap_api(
-    path: str | None,
+    image: str | None,
     model_key: str | None,
-    layer: float,
-    head: float,
-    resolution: float,
-    colormap: str,
-    opacity: float,
+    layer: int = DEFAULT_LAYER,
+    head: int = 0,
+    resolution: int = 224,
+    colormap: str = COLORMAPS[0],
+    opacity: float = DEFAULT_OPACITY,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Overlays of Q̂ and K̂ over a picture, and what the command line writes as JSON.
 
     Layers and heads count from 1; head 0 means all heads.
     """
-    if path is None:
+    if image is None:
         raise ValueError("give a picture.")
-    analysis = analyze(model_for(model_key), load_image(path), int(resolution))
-    shown_head = int(head) or None
+    analysis = analyze(model_for(model_key), load_image(image), resolution)
     query, key = (
-        overlay(analysis.image, analysis.heatmap(s, int(layer), shown_head), colormap, opacity)
-        for s in SIDES
+        overlay(analysis.image, analysis.heatmap(side, layer, head or None), colormap, opacity)
+        for side in SIDES
     )
-    return query, key, describe(analysis, Path(path).name, int(layer), shown_head)
+    return query, key, describe(analysis, Path(image).name, layer, head or None)
 
 
 def build() -> None:
@@ -338,14 +337,23 @@ def build() -> None:
         show_progress="minimal",
     ).success(None, js=_CLICK_DOWNLOAD)
 
-    _build_api([photo, model_key, layer, head, resolution, colormap, opacity])
+    _build_api(model_key)
 
 
-def _build_api(inputs: list[Any]) -> None:
+def _build_api(model_key: gr.State) -> None:
     """The named endpoint `/heatmap`, on components that the page does not show."""
-    trigger = gr.Button(visible=False)
+    inputs = [
+        RawImage(visible=False, type="filepath", image_mode=None, label="picture"),
+        model_key,
+        gr.Number(DEFAULT_LAYER, precision=0, visible=False, label="layer, from 1"),
+        gr.Number(0, precision=0, visible=False, label="head, from 1; 0 is all"),
+        gr.Number(224, precision=0, visible=False, label="resolution, pixels"),
+        gr.Textbox(COLORMAPS[0], visible=False, label="colour map"),
+        gr.Number(DEFAULT_OPACITY, visible=False, label="opacity, 0 to 1"),
+    ]
     pictures = [gr.Image(visible=False, format="png", label=f"{side} overlay") for side in SIDES]
     description = gr.JSON(visible=False, label="description")
+    trigger = gr.Button(visible=False)
     trigger.click(
         plainly(heatmap_api), inputs, [*pictures, description], api_name="heatmap", **COMPUTE
     )

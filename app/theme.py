@@ -1,10 +1,13 @@
-"""The look of the page: a Gradio theme on system fonts, and the style sheet."""
+"""The look of the page: a Gradio theme on system fonts, the style sheet, the header."""
 
 from pathlib import Path
 
 import gradio as gr
 
-CSS = Path(__file__).parent / "static" / "style.css"
+_STATIC = Path(__file__).parent / "static"
+CSS = _STATIC / "style.css"
+#: JavaScript to run once when the page opens.
+ON_OPEN = (_STATIC / "page.js").read_text(encoding="utf-8")
 
 _SANS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]

@@ -267,11 +267,24 @@ def _read_safetensors(path: Path, shown_as: str) -> _Contents:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return _Contents(tensors, metadata.get("architecture"))
-    except SafetensorError as error:
-        # The header says how long the file is; these are safetensors' words for "shorter".
-        cut_off = ("IncompleteBuffer", "HeaderTooLarge", "InvalidHeaderLength")
-        text = _TRUNCATED if any(word in str(error) for word in cut_off) else _NO_CHECKPOINT
+    except (SafetensorError, OSError):
+        text = _TRUNCATED if _safetensors_cut_off(path) else _NO_CHECKPOINT
         raise CheckpointError(text.format(shown_as)) from None
+
+
+def _safetensors_cut_off(path: Path) -> bool:
+    """Whether a .safetensors file is shorter than its header says."""
+    content_size = path.stat().st_size - 8
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if header_size > content_size:
+            return True
+        try:
+            header = json.loads(file.read(header_size))
+            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+            return header_size + max(ends, default=0) > content_size
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            return False  # not a header at all
 
 
 def _read_pickle(path: Path, shown_as: str) -> _Contents:

@@ -9,10 +9,10 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from .analysis import analyze
-from .capture import attention_layers, layer_numbers
+from .capture import attention_layers, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
 from .export import output_names, write
-from .images import ImageError, load_image
+from .images import input_size, load_image
 from .models import ARCHITECTURES, architectures
 from .runtime import use_available_cpus
 
@@ -82,6 +82,7 @@ def run_heatmap(options: argparse.Namespace) -> int:
     model = load_model(options.checkpoint, options.architecture)
     try:
         [layer] = layer_numbers(options.layer, len(attention_layers(model)))
+        input_size(1, 1, options.resolution, patch_size(model))
     except ValueError as error:
         raise UsageError(str(error)) from None
     out: Path = options.out
@@ -99,9 +100,7 @@ def run_heatmap(options: argparse.Namespace) -> int:
         try:
             analysis = analyze(model, load_image(path), options.resolution, [layer])
             write(analysis, out, stem, path.name, layer)
-        except ImageError as error:
-            reason = str(error)
-        except ValueError as error:
+        except ValueError as error:  # an ImageError, or a map that is not finite
             reason = str(error)
         except OSError as error:
             reason = f"its results cannot be written: {error.strerror or error}"
@@ -110,7 +109,7 @@ def run_heatmap(options: argparse.Namespace) -> int:
         failed += 1
         tqdm.write(f"{path}: {reason}", file=sys.stderr)
     done = len(images) - failed
-    print(f"{done} of {len(images)} image{'s' * (len(images) > 1)} written to {out}")
+    print(f"maps of {done} of {len(images)} image(s) written to {out}")
     return SOME_FAILED if failed else OK
 
 

@@ -1,0 +1,302 @@
+"""The real app, driven in headless Chromium and through its API."""
+
+import io
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from install_browser import find_browser
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from sima_core import load_image, load_model, token_norms
+from sima_core.images import preprocess
+
+ROOT = Path(__file__).parent.parent
+BROWSER = find_browser()
+needs_browser = pytest.mark.skipif(
+    BROWSER is None, reason="NO BROWSER: neither Chromium nor Chrome is there or could be installed"
+)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Iterator[str]:
+    """The address of a running app."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path_factory.mktemp("app") / "log").open("w+")
+    env = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, log.seek(0) or log.read()
+                time.sleep(0.5)
+        yield url
+        log.seek(0)
+        assert "Traceback" not in log.read()
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args() -> dict[str, object]:
+    flags = (
+        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+        "--disable-sync --no-first-run"
+    )
+    return {"executable_path": BROWSER, "args": flags.split()}
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def explore(app: str, page: Page, errors: list[str]) -> Iterator[Page]:
+    """The page, open; afterwards: no console error, no request to another host."""
+    outside: list[str] = []
+
+    def note_request(request) -> None:
+        if not request.url.startswith((app, app.replace("http", "ws"), "data:", "blob:")):
+            outside.append(request.url)
+
+    page.on("request", note_request)
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto(app)
+    expect(page.locator(".sl-figure")).to_have_count(2, timeout=30_000)
+    expect(page.locator("#photo img")).to_be_visible()
+    yield page
+    assert not outside
+    assert not errors
+
+
+def norms(page: Page) -> list[str]:
+    return page.locator(".sl-figure").evaluate_all("figures => figures.map(f => f.dataset.norms)")
+
+
+def heat(page: Page) -> list[str]:
+    return page.locator(".sl-heat").evaluate_all("images => images.map(i => i.src)")
+
+
+def wait_for_change(page: Page, read, before: list[str]) -> list[str]:
+    """Both of what `read` gives must change."""
+    for _ in range(300):
+        now = read(page)
+        if len(now) == 2 and all(a != b for a, b in zip(now, before, strict=True)):
+            return now
+        page.wait_for_timeout(50)
+    raise AssertionError("the pictures did not both change within 15 s")
+
+
+def upload(page: Page, path: Path) -> list[str]:
+    before = norms(page)
+    page.set_input_files("#photo input[type=file]", path)
+    return wait_for_change(page, norms, before)
+
+
+@needs_browser
+@pytest.mark.browser
+def test_opens_with_a_sample_already_analysed(explore):
+    assert all(explore.locator(".sl-heat").evaluate_all("i => i.map(x => x.naturalWidth > 0)"))
+    expect(explore.locator(".sl-predictions li")).to_have_count(5)
+    expect(explore.locator(".sl-summary")).to_contain_text("sima_nano_12_p16")
+    alts = explore.locator("img:visible").evaluate_all("i => i.map(x => x.alt)")
+    assert all(alts), alts
+
+
+@needs_browser
+@pytest.mark.browser
+def test_upload_then_another_layer(explore, model, photo, photo_file):
+    shown = upload(explore, photo_file)
+    expected = token_norms(model, preprocess(load_image(photo_file)))
+    for text, values in zip(shown, (expected.query, expected.key), strict=True):
+        np.testing.assert_allclose(np.array(eval(text)), values[0].numpy().ravel(), rtol=1e-5)
+
+    before = heat(explore)
+    explore.get_by_label("number input for Layer").fill("3")
+    explore.keyboard.press("Enter")
+    wait_for_change(explore, heat, before)
+    expect(explore.locator(".sl-summary")).to_contain_text("layer 3 of 12")
+
+    before = norms(explore)
+    explore.get_by_label("Head", exact=True).click()
+    explore.get_by_role("option", name="Head 2").click()
+    wait_for_change(explore, norms, before)
+    expect(explore.locator(".sl-summary")).to_contain_text("head 2")
+
+
+@needs_browser
+@pytest.mark.browser
+def test_sample_resolution_and_colour_map(explore):
+    before = norms(explore)
+    explore.locator("#samples button").nth(2).click()
+    before = wait_for_change(explore, norms, before)
+    explore.get_by_label("Resolution").click()
+    explore.get_by_role("option", name="320 px").click()
+    same_norms = wait_for_change(explore, norms, before)
+    pictures = heat(explore)
+    explore.get_by_label("Colour map").click()
+    explore.get_by_role("option", name="Viridis").click()
+    wait_for_change(explore, heat, pictures)
+    assert norms(explore) == same_norms
+
+
+@needs_browser
+@pytest.mark.browser
+def test_token_values_by_pointer_and_by_keyboard(explore):
+    stage, readouts = explore.locator(".sl-stage").first, explore.locator(".sl-readout")
+    box = stage.bounding_box()
+    stage.hover(position={"x": box["width"] * 2.5 / 14, "y": box["height"] * 4.5 / 14})
+    for readout in readouts.all():  # the same token in both pictures
+        expect(readout).to_contain_text("Row 5, column 3:")
+    value = float(re.search(r": ([\d.]+) ", readouts.first.inner_text())[1])
+    assert value == pytest.approx(eval(norms(explore)[0])[4 * 14 + 2], rel=1e-3)
+    explore.mouse.move(2, 2)
+    expect(readouts.first).to_contain_text("Point at a token")
+    stage.focus()
+    explore.keyboard.press("ArrowRight")
+    expect(readouts.first).to_contain_text("Row 8, column 8:")
+    explore.keyboard.press("ArrowDown")
+    expect(readouts.last).to_contain_text("Row 9, column 8:")
+
+
+@needs_browser
+@pytest.mark.browser
+def test_opacity_and_comparison_need_no_server(explore):
+    explore.get_by_label("number input for Heatmap opacity").fill("0.25")
+    explore.keyboard.press("Enter")
+    expect(explore.locator(".sl-heat").first).to_have_css("opacity", "0.25")
+    explore.locator(".sl-compare input").fill("40")
+    clip = explore.locator(".sl-heat").first.evaluate("e => getComputedStyle(e).clipPath")
+    assert "60%" in clip
+
+
+@needs_browser
+@pytest.mark.browser
+def test_download(explore, photo_file):
+    upload(explore, photo_file)
+    with explore.expect_download() as download:
+        explore.get_by_role("button", name="Download maps").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert sorted(Path(n).suffix for n in archive.namelist()) == [
+            ".json",
+            ".npz",
+            ".png",
+            ".png",
+        ]
+        name = next(n for n in archive.namelist() if n.endswith(".npz"))
+        values = np.load(io.BytesIO(archive.read(name)))
+        expected = token_norms(load_model(), preprocess(load_image(photo_file)))
+        np.testing.assert_array_equal(values["key_norm"], expected.key[0].numpy())
+
+
+@needs_browser
+@pytest.mark.browser
+def test_bad_file_is_explained_and_nothing_is_lost(explore, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_text("text")
+    before = norms(explore)
+    explore.set_input_files("#photo input[type=file]", bad)
+    expect(explore.locator(".toast-body")).to_contain_text("This is not a picture")
+    assert norms(explore) == before
+
+
+@needs_browser
+@pytest.mark.browser
+def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
+    path = tmp_path / "mine.pth"
+    torch.save(load_model("sima_tiny_12_p8").state_dict(), path)
+    explore.get_by_role("button", name="Use your own checkpoint").click()
+    before = norms(explore)
+    explore.locator("#explore-settings input[type=file]").set_input_files(path)
+    wait_for_change(explore, norms, before)
+    expect(explore.locator(".sl-summary")).to_contain_text("sima_tiny_12_p8")
+    expect(explore.locator(".sl-summary")).to_contain_text("28 × 28 = 784 tokens")
+    other = context.new_page()
+    other.goto(app)
+    expect(other.locator(".sl-summary")).to_contain_text("sima_nano_12_p16")
+    other.close()
+    explore.get_by_role("button", name="Bundled weights").click()
+    expect(explore.locator(".sl-summary")).to_contain_text("sima_nano_12_p16")
+
+    path.write_bytes(b"not weights")
+    explore.get_by_role("textbox", name="or a Hugging Face Hub id").fill("../etc")
+    explore.get_by_role("button", name="Load from Hub").click()
+    expect(explore.locator(".toast-body")).to_contain_text("There is no public model")
+
+
+@needs_browser
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_fits_a_phone(app, browser, scheme):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(app)
+    expect(page.locator(".sl-figure")).to_have_count(2, timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
+    context.close()
+
+
+def test_api(app, photo, photo_file):
+    query, key, about = Client(app, verbose=False).predict(
+        handle_file(photo_file), 12, 0, 64, "viridis", 0.0, api_name="/heatmap"
+    )
+    for picture in (query, key):  # opacity 0 leaves the photo
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(picture).convert("RGB")), np.asarray(photo)
+        )
+    expected = token_norms(load_model(), preprocess(load_image(photo_file), 64))
+    assert about["grid"] == [4, 6]
+    assert about["query_range"][1] == pytest.approx(expected.query.max().item())
+
+
+def test_api_keeps_16_bits(app, tmp_path):
+    ramp = np.tile(np.arange(0, 65536, 1024, dtype=np.uint16), (64, 1))
+    path = tmp_path / "deep.png"
+    Image.fromarray(ramp).save(path)
+    query, _, _ = Client(app, verbose=False).predict(
+        handle_file(path), 12, 0, 64, "viridis", 0.0, api_name="/heatmap"
+    )
+    shown = np.asarray(Image.open(query).convert("L"))
+    assert abs(shown.astype(int) - ramp // 257).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "resolution", "reason"), [(99, 224, "no layer 99"), (12, 4, "at least one patch")]
+)
+def test_api_explains_errors(app, photo_file, layer, resolution, reason):
+    with pytest.raises(AppError, match=reason):
+        Client(app, verbose=False).predict(
+            handle_file(photo_file), layer, 0, resolution, "viridis", 0.5, api_name="/heatmap"
+        )
+
+
+def test_only_the_named_endpoint_is_public(app):
+    named = Client(app, verbose=False).view_api(return_format="dict")["named_endpoints"]
+    assert list(named) == ["/heatmap"]
