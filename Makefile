@@ -22,6 +22,7 @@ clean:
 	rm -rf $(VENV)
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 run")'
 	@echo "Making the environment in $(VENV) …"
 	$(PYTHON) -m venv $(VENV)
 

@@ -10,7 +10,7 @@ from sima_core.runtime import use_available_cpus
 #: Megabytes of the largest upload; a checkpoint of the largest model in half precision fits.
 MAX_UPLOAD_MB = int(os.environ.get("SIMA_MAX_UPLOAD_MB", "400"))
 #: Seconds: how often to look for cached files to delete, and how old they get.
-DELETE_CACHE = (600, explore.VISIT_SECONDS)
+DELETE_CACHE = (600, 3600)
 
 use_available_cpus()
 
@@ -19,9 +19,9 @@ with gr.Blocks(
 ) as demo:
     gr.HTML(theme.HEADER)
     with gr.Tab("Explore", id="explore-tab"):
-        explore.build()
+        explore.build(demo)
 
-demo.queue(max_size=64)
+demo.queue(max_size=64, api_open=False)  # nothing gets past the queue
 
 if __name__ == "__main__":
     demo.launch(

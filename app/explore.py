@@ -11,22 +11,30 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 
-from sima_core import Analysis, analyze, load_image, load_model, overlay, provenance
+from sima_core import Analysis, load_model, overlay, provenance
 from sima_core.analysis import SIDES
-from sima_core.capture import attention_layers
+from sima_core.capture import attention_layers, layer_numbers
 from sima_core.export import describe, write
 from sima_core.heatmaps import COLORMAPS
 
 from .viewer import predictions_html, summary_html, viewer, viewer_html
-from .visitors import BUNDLED, COMPUTE, MODELS, model_for, plainly
+from .visitors import (
+    BUNDLED,
+    COMPUTE,
+    LOAD,
+    MODELS,
+    analyze_within_limits,
+    model_for,
+    plainly,
+)
 
 DEFAULT_LAYER = 12
 DEFAULT_OPACITY = 0.6
 RESOLUTIONS = (112, 160, 224, 320, 448, 640)
 #: The longer side of the copy of a photo that is kept for a visit, in pixels.
 KEPT_SIDE = 2048
-#: Seconds after which a visit that does nothing is forgotten.
-VISIT_SECONDS = 3600
+
+_FORGOTTEN = "this visit was forgotten after a long pause: choose the photo again."
 
 _SAMPLES = {
     "Cheetah": ("gradio", "media_assets/images/cheetah1.jpg"),
@@ -81,6 +89,19 @@ class RawImage(gr.Image):
 
 
 @dataclass(frozen=True)
+class Look:
+    """A photo and what the model made of it, kept for a visit."""
+
+    path: str
+    analysis: Analysis
+
+    @property
+    def name(self) -> str:
+        """The photo's file name."""
+        return Path(self.path).name
+
+
+@dataclass(frozen=True)
 class View:
     """What to show of an analysis."""
 
@@ -89,51 +110,50 @@ class View:
     colormap: str
 
     @classmethod
-    def of(cls, analysis: Analysis, layer: float, head: float, colormap: str) -> "View":
+    def of(cls, analysis: Analysis, layer: float | None, head: float, colormap: str) -> "View":
         """The view nearest to what was asked for that the model has."""
         depth = max(analysis.norms)
         heads = analysis.norms[depth].query.shape[1]
-        return cls(min(int(layer), depth), int(head) if 1 <= head <= heads else None, colormap)
+        number = min(int(layer or DEFAULT_LAYER), depth)  # an emptied box sends None
+        return cls(number, int(head) if 1 <= head <= heads else None, colormap)
 
 
-def look(path: str | None, model_key: str | None, resolution: float) -> Analysis:
+def look(path: str | None, model_key: str | None, resolution: float) -> Look:
     """Analyse the photo at `path`, keeping only a copy small enough to hold for a whole visit."""
     if not path or not Path(path).is_file():
         raise ValueError("the photo is no longer here: choose or drop it again.")
-    analysis = analyze(model_for(model_key), load_image(path), int(resolution))
+    analysis = analyze_within_limits(path, model_key, int(resolution))
     kept = analysis.image.copy()
     kept.thumbnail((KEPT_SIDE, KEPT_SIDE))
-    return dataclasses.replace(analysis, image=kept)
+    return Look(path, dataclasses.replace(analysis, image=kept))
 
 
-def draw(analysis: Analysis, layer: float, head: float, colormap: str) -> tuple[str, str]:
+def draw(seen: Look | None, layer: float | None, head: float, colormap: str) -> tuple[str, str]:
     """The pictures and the line of facts; runs no model."""
-    view = View.of(analysis, layer, head, colormap)
+    if seen is None:
+        raise ValueError(_FORGOTTEN)
+    view = View.of(seen.analysis, layer, head, colormap)
     return (
-        viewer_html(analysis, view.layer, view.head, view.colormap),
-        summary_html(analysis, view.layer, view.head),
+        viewer_html(seen.analysis, view.layer, view.head, view.colormap),
+        summary_html(seen.analysis, seen.name, view.layer, view.head),
     )
 
 
 def explore(
-    path: str | None,
-    model_key: str | None,
-    resolution: float,
-    layer: float,
-    head: float,
-    colormap: str,
-) -> tuple[Any, ...]:
-    """A new photo, resolution or model: run it once, then draw."""
-    if path is None:  # the photo was cleared: what is shown stays
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-    analysis = look(path, model_key, resolution)
-    return analysis, *draw(analysis, layer, head, colormap), predictions_html(analysis)
+    path: str | None, seen: Look | None, model_key: str | None, resolution: float
+) -> tuple[Look, str]:
+    """A new photo, resolution or model: run it once; `draw` follows.
+
+    Where the photo was cleared, the one that is still shown is meant.
+    """
+    now = look(path or (seen and seen.path), model_key, resolution)
+    return now, predictions_html(now.analysis)
 
 
 def model_note(model_key: str | None) -> str:
     """A sentence on the model in use."""
     origin = provenance(model_for(model_key))
-    weights = f"trained weights from {origin.source}" if origin.trained else "**untrained weights**"
+    weights = f"weights from `{origin.source}`" if origin.trained else "**untrained weights**"
     return f"In use: **{origin.architecture}**, {weights}, {origin.num_classes} classes."
 
 
@@ -172,20 +192,22 @@ def use_bundled(model_key: str | None) -> tuple[Any, ...]:
 
 
 def download(
-    analysis: Analysis,
-    path: str | None,
-    layer: float,
+    seen: Look | None,
+    layer: float | None,
     head: float,
     colormap: str,
     opacity: float,
 ) -> str:
     """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
-    view = View.of(analysis, layer, head, colormap)
-    name = Path(path).name if path else "photo"
-    stem = f"{Path(name).stem}_layer{view.layer}"
+    if seen is None:
+        raise ValueError(_FORGOTTEN)
+    view = View.of(seen.analysis, layer, head, colormap)
+    stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.
     folder = Path(tempfile.mkdtemp(dir=_cache_folder()))
-    written = write(analysis, folder, stem, name, view.layer, view.head, colormap, opacity)
+    written = write(
+        seen.analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity
+    )
     archive = folder / f"{stem}.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
         for file in written:
@@ -215,7 +237,8 @@ def heatmap_api(
     """
     if image is None:
         raise ValueError("give a picture.")
-    analysis = analyze(model_for(model_key), load_image(image), resolution)
+    analysis = analyze_within_limits(image, model_key, resolution)
+    [layer] = layer_numbers(layer, len(analysis.norms))
     query, key = (
         overlay(analysis.image, analysis.heatmap(side, layer, head or None), colormap, opacity)
         for side in SIDES
@@ -223,16 +246,16 @@ def heatmap_api(
     return query, key, describe(analysis, Path(image).name, layer, head or None)
 
 
-def build() -> None:
+def build(demo: gr.Blocks) -> None:
     """Lay the tab out inside the current Blocks, its first sample already analysed."""
     samples = sample_photos()
     first = samples[0][0]
     shown = look(first, None, 224)
     pictures, facts = draw(shown, DEFAULT_LAYER, 0, COLORMAPS[0])
-    depth, num_heads = len(shown.norms), attention_layers(BUNDLED)[0].num_heads
+    depth, num_heads = len(shown.analysis.norms), attention_layers(BUNDLED)[0].num_heads
 
-    analysis = gr.State(shown, time_to_live=VISIT_SECONDS)
-    model_key = gr.State(None, time_to_live=VISIT_SECONDS, delete_callback=MODELS.drop)
+    seen = gr.State()  # a Look; None once Gradio has forgotten the visit
+    model_key = gr.State(delete_callback=MODELS.drop)
 
     with gr.Column(elem_id="explore"):
         with gr.Column(elem_id="explore-photo"):
@@ -263,10 +286,10 @@ def build() -> None:
             summary = gr.HTML(facts)
             maps = viewer(pictures, elem_id="maps")
         with gr.Column(elem_id="explore-below"):
-            predictions = gr.HTML(predictions_html(shown))
+            predictions = gr.HTML(predictions_html(shown.analysis))
             gr.Markdown(GUIDE, elem_id="guide")
         with gr.Column(elem_id="explore-settings"):
-            layer = gr.Slider(1, depth, DEFAULT_LAYER, step=1, label="Layer")
+            layer = gr.Slider(1, depth, DEFAULT_LAYER, step=1, precision=0, label="Layer")
             head = gr.Dropdown(head_choices(num_heads), value=0, label="Head", filterable=False)
             resolution = gr.Dropdown(
                 [(f"{r} px", r) for r in RESOLUTIONS],
@@ -296,23 +319,33 @@ def build() -> None:
                     back = gr.Button("Bundled weights", size="sm", min_width=120)
                 gr.Markdown("Only for your visit. Code in a file is never run.")
 
-    outputs = [analysis, maps, summary, predictions]
-    inputs = [photo, model_key, resolution, layer, head, colormap]
-    run: dict[str, Any] = {**COMPUTE, "api_visibility": "private", "show_progress_on": maps}
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # Each visit begins with the sample that was analysed when the app started.
+    demo.load(lambda: shown, None, seen, api_visibility="private", show_progress="hidden")
 
-    gallery.select(pick_sample, None, photo, **quiet).success(
+    inputs, outputs = [photo, seen, model_key, resolution], [seen, predictions]
+    view, drawn = [seen, layer, head, colormap], [maps, summary]
+    run: dict[str, Any] = {
+        **COMPUTE,
+        "api_visibility": "private",
+        "show_progress_on": maps,
+        "trigger_mode": "always_last",
+    }
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    draws: dict[str, Any] = {"concurrency_limit": 4, **quiet}
+
+    gallery.select(pick_sample, None, photo, trigger_mode="always_last", **quiet).success(
         plainly(explore), inputs, outputs, **run
+    ).success(plainly(draw), view, drawn, **draws)
+    gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run).success(
+        plainly(draw), view, drawn, **draws
     )
-    gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run)
     gr.on(
-        [layer.input, head.input, colormap.input],
+        [layer.change, head.input, colormap.input],
         plainly(draw),
-        [analysis, layer, head, colormap],
-        [maps, summary],
+        view,
+        drawn,
         trigger_mode="always_last",
-        concurrency_limit=4,
-        **quiet,
+        **draws,
     )
     opacity.input(
         None, opacity, js="o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
@@ -325,13 +358,15 @@ def build() -> None:
         (hub_id.submit, use_hub, [hub_id, model_key]),
         (back.click, use_bundled, [model_key]),
     ):
-        trigger(plainly(handler), given, chosen, **{**run, "show_progress_on": note}).success(
-            plainly(explore), inputs, outputs, **run
-        )
+        trigger(
+            plainly(handler), given, chosen, **LOAD, api_visibility="private", show_progress_on=note
+        ).success(plainly(explore), inputs, outputs, **run).success(
+            plainly(draw), view, drawn, **draws
+        ).then(lambda: None, None, upload, **quiet)  # the note says what is in use
 
     save.click(
         plainly(download),
-        [analysis, photo, layer, head, colormap, opacity],
+        [seen, layer, head, colormap, opacity],
         ready,
         api_visibility="private",
         show_progress="minimal",

@@ -57,7 +57,6 @@ HEADER = """
 </svg>
 <div><h1>SimA Lens</h1>
 <p>See which image tokens a softmax-free vision transformer listens to.</p></div>
-<button type="button" class="sl-theme" aria-label="Switch between light and dark"
- onclick="document.body.classList.toggle('dark')">◐</button>
+<button type="button" class="sl-theme" aria-label="Switch between light and dark">◐</button>
 </header>
 """

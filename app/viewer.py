@@ -138,13 +138,14 @@ def predictions_html(analysis: Analysis) -> str:
     )
 
 
-def summary_html(analysis: Analysis, layer: int, head: int | None) -> str:
-    """One line of facts: model, weights, layer, tokens."""
+def summary_html(analysis: Analysis, name: str, layer: int, head: int | None) -> str:
+    """One line of facts: photo, model, weights, layer, tokens."""
     origin = analysis.provenance
     rows, cols = analysis.grid
     facts = [
+        escape(name),
         f"<b>{escape(origin.architecture)}</b>",
-        escape(origin.source) if origin.trained else "<mark>untrained weights</mark>",
+        f"weights: {escape(origin.source)}" if origin.trained else "<mark>untrained weights</mark>",
         f"layer <b>{layer}</b> of {len(analysis.norms)}",
         "all heads" if head is None else f"head {head}",
         f"{rows} × {cols} = {rows * cols} tokens",

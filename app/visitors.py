@@ -1,14 +1,22 @@
 """What the tabs share about visitors: their models, their turn at the processor, their errors."""
 
 import functools
+import html
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from torch import nn
 
-from sima_core import CheckpointError, ImageError, load_model
+from sima_core import Analysis, CheckpointError, ImageError, analyze, load_image, load_model
+from sima_core.capture import patch_size
+from sima_core.images import input_size
 from sima_core.model_cache import ModelCache, ModelGoneError
+
+#: What one look at a picture may cost: tokens, and tokens times parameters (about the
+#: multiply-accumulates; this many take two cores some ten seconds).
+MAX_TOKENS = 10_000
+MAX_COST = 600e9
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,6 +24,9 @@ T = TypeVar("T")
 #: Event options for whatever runs a model: one at a time in the whole app, the others wait and see
 #: their place in the queue.
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
+
+#: Event options for loading a visitor's checkpoint, which may wait long for a network.
+LOAD: dict[str, Any] = {"concurrency_id": "load", "concurrency_limit": 1}
 
 #: The bundled trained model, and the models that visitors brought for their visit.
 BUNDLED = load_model()
@@ -27,6 +38,29 @@ def model_for(key: str | None) -> nn.Module:
     return BUNDLED if key is None else MODELS.get(key)
 
 
+def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> Analysis:
+    """Analyse the picture at `path`, unless that would take more than one visitor may use.
+
+    Raises:
+        ImageError, ValueError, ModelGoneError: with a sentence for the visitor.
+    """
+    model, image = model_for(model_key), load_image(path)
+    width, height = input_size(*image.size, resolution, patch_size(model))
+    tokens = width * height // patch_size(model) ** 2
+    if tokens > MAX_TOKENS or tokens * sum(p.numel() for p in model.parameters()) > MAX_COST:
+        raise ValueError(
+            f"at a resolution of {resolution} this picture becomes {tokens:,} tokens, too many for "
+            "this model on a shared machine: choose a lower resolution."
+        )
+    return analyze(model, image, resolution)
+
+
+def _capitalized(sentence: str) -> str:
+    """Begin with a capital, unless it begins with a file's name."""
+    first = sentence.split(" ", 1)[0]
+    return sentence if "." in first else sentence[:1].upper() + sentence[1:]
+
+
 def plainly(handler: Callable[P, T]) -> Callable[P, T]:
     """Show the sentences of our own errors to the visitor; other errors stay on the server."""
 
@@ -35,9 +69,10 @@ def plainly(handler: Callable[P, T]) -> Callable[P, T]:
         try:
             return handler(*args, **kwargs)
         except (CheckpointError, ImageError, ModelGoneError, ValueError) as error:
-            sentence = str(error)
-            raise gr.Error(
-                sentence[:1].upper() + sentence[1:], duration=None, print_exception=False
+            raise gr.Error(  # the page takes the text for HTML
+                html.escape(_capitalized(str(error)), quote=False),
+                duration=None,
+                print_exception=False,
             ) from None
 
     return wrapped

@@ -12,7 +12,7 @@ from torch import nn
 
 from .capture import Layers, NormRecorder, TokenNorms, patch_size
 from .checkpoints import Provenance, provenance
-from .heatmaps import Heatmap, heatmap
+from .heatmaps import NOT_FINITE, Heatmap, heatmap
 from .images import preprocess
 
 Side = Literal["query", "key"]
@@ -62,7 +62,7 @@ class Analysis:
         """
         if layer not in self.norms:
             captured = ", ".join(map(str, self.norms))
-            raise ValueError(f"there is no layer {layer}: captured are {captured}")
+            raise ValueError(f"layer {layer} was not captured: there are {captured}")
         norms = self.norms[layer]
         num_heads = norms.query.shape[1]
         if head is None:
@@ -97,11 +97,14 @@ def analyze(
 
     Raises:
         ImageError: the picture is too elongated for the resolution.
-        ValueError: a layer that does not exist, or a resolution below one patch.
+        ValueError: a layer that does not exist, a resolution below one patch, or results that are
+            not finite.
     """
     pixels = preprocess(image, resolution, patch_size(model))
     with NormRecorder(model, layers) as recorder, torch.no_grad():
         probabilities = model(pixels).softmax(dim=-1)[0]
+    if not probabilities.isfinite().all():
+        raise ValueError(NOT_FINITE)
     origin = provenance(model)
     norms = recorder.norms(per_head=True)
     rows, cols = next(iter(norms.values())).query.shape[-2:]

@@ -4,6 +4,7 @@ With no softmax, a token's magnitude in Q̂ and K̂ is its influence (arXiv 2206
 """
 
 import operator
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -60,6 +61,8 @@ def layer_numbers(layers: Layers, depth: int) -> list[int]:
         if layers != "all":
             raise ValueError(f'layer must be a number, several numbers or "all"; got {layers!r}')
         return list(range(1, depth + 1))
+    if isinstance(layers, Sequence) and not layers:
+        raise ValueError("no layer was asked for: name at least one")
     numbers = []
     for layer in layers if isinstance(layers, Sequence) else [layers]:
         number = operator.index(layer)  # type: ignore[arg-type]  # strings raise TypeError
@@ -75,7 +78,8 @@ class NormRecorder:
     """Context manager that records the token norms of the forward passes inside it.
 
     Only the layers asked for are hooked, at the projection that makes Q and K; outputs are not
-    changed, and the hooks are removed on leaving, also on an error.
+    changed, and the hooks are removed on leaving, also on an error. Forward passes of other threads
+    through the same model are not recorded.
 
     Raises:
         ValueError: no SimA layers in the model, or a layer that does not exist.
@@ -89,6 +93,7 @@ class NormRecorder:
         self._handles: list[RemovableHandle] = []
         self._norms: dict[int, tuple[Tensor, Tensor]] = {}
         self._grid = (0, 0)
+        self._thread = threading.get_ident()
 
     def __enter__(self) -> Self:
         self._handles.append(self._model.register_forward_pre_hook(self._note_grid))
@@ -109,23 +114,37 @@ class NormRecorder:
         self._handles.clear()
 
     def _note_grid(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if threading.get_ident() != self._thread:
+            return
         height, width = args[0].shape[-2:]
+        if height % self._patch_size or width % self._patch_size:
+            raise ValueError(
+                f"the input's sides must be multiples of the patch ({self._patch_size}); "
+                f"got {height} × {width}"
+            )
         self._grid = (height // self._patch_size, width // self._patch_size)
 
     def _norm_hook(
         self, number: int, num_heads: int
     ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], qkv: Tensor) -> None:
-            q, k, _ = split_heads(qkv.detach().float(), num_heads)
-            self._norms[number] = (_token_norms(q), _token_norms(k))
+            if threading.get_ident() == self._thread:
+                q, k, _ = split_heads(qkv.detach().float(), num_heads)
+                self._norms[number] = (_token_norms(q), _token_norms(k))
 
         return hook
 
     def norms(self, per_head: bool = False) -> dict[int, TokenNorms]:
         """The last forward pass's norms by layer number; shapes as in `TokenNorms`."""
         found = {}
+        num_patches = self._grid[0] * self._grid[1]
         for number in self._numbers:
-            q, k = (n.reshape(*n.shape[:-1], *self._grid) for n in self._norms[number])
+            # Class, distillation and register tokens come first; they count in the ℓ1-norms above
+            # but have no place in the picture.
+            q, k = (
+                n[..., -num_patches:].reshape(*n.shape[:-1], *self._grid)
+                for n in self._norms[number]
+            )
             norms = TokenNorms(q, k)
             found[number] = norms if per_head else norms.over_heads()
         return found
@@ -169,11 +188,12 @@ def token_norms(
         One `TokenNorms` for an int; otherwise a dict from layer number (1 and up) to one.
 
     Raises:
-        ValueError: a layer that does not exist, or a model without SimA layers.
+        ValueError: a layer that does not exist, a model without SimA layers, or sides that are not
+            multiples of the patch.
 
     Source: arXiv 2206.08898, section 3.3 and figure 2 (layer 12).
     """
     with NormRecorder(model, layer) as recorder, torch.no_grad():
         model(pixels)
     norms = recorder.norms(per_head)
-    return next(iter(norms.values())) if isinstance(layer, int) else norms
+    return norms if isinstance(layer, Sequence) else next(iter(norms.values()))

@@ -1,18 +1,18 @@
 """Load SimA weights from any of the forms they come in, safely, and say where they came from."""
 
-import argparse
 import difflib
 import errno
 import hashlib
 import json
-import pickle
 import re
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import httpx2
 import timm
@@ -42,6 +42,12 @@ MAX_HUB_BYTES = 800 * 2**20
 #: More classes than any public data set has; a larger head is a broken or hostile file.
 MAX_CLASSES = 100_000
 
+#: Seconds after which reading a pickle is given up.
+UNPICKLE_SECONDS = 120
+#: The largest config.json or labels.json that is read, in bytes.
+MAX_JSON_BYTES = 4 * 2**20
+
+_UNPICKLE = Path(__file__).with_name("unpickle.py")
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _TRUNCATED = "{} is truncated: its end is missing. Copy or download it again."
@@ -110,7 +116,8 @@ def load_model(
             name of an architecture (untrained weights), or ``hf-hub:owner/name``.
         architecture: overrides the name in the file; else that name decides, else the shapes.
 
-    A pickle never runs code: only tensors, plain containers and `argparse.Namespace` are read.
+    A pickle never runs code: only tensors, plain containers and `argparse.Namespace` are read, and
+    in a child process with limits (`unpickle.py`).
     Class names come from ``labels.json`` beside the file, the Hub repository's ``config.json``,
     or, for 1000 classes, from ImageNet-1k.
 
@@ -127,12 +134,19 @@ def load_model(
             raise CheckpointError(f"{source} is not {architecture}: name one of the two.")
         return _untrained(source)
     path = Path(source)
-    if path.is_file():
-        return _load_file(path, path.name, architecture, _read_labels(path.parent / "labels.json"))
-    if path.is_dir():
-        raise CheckpointError(f"{path.name} is a folder: name the checkpoint file in it.")
+    try:
+        if path.is_file():
+            labels = _read_labels(path.parent / "labels.json")
+            return _load_file(path, _shown(path.name), architecture, labels)
+        if path.is_dir():
+            raise CheckpointError(f"{path.name} is a folder: name the checkpoint file in it.")
+    except OSError as error:  # no permission, a name that is too long, a full disk
+        reason = error.strerror or type(error).__name__
+        raise CheckpointError(f"{_shown(path.name)} cannot be read: {reason}.") from None
     if isinstance(source, Path) or len(path.parts) > 1 or path.suffix in _WEIGHT_SUFFIXES:
-        raise CheckpointError(f"There is no file {path.name}: check the name and the folder.")
+        raise CheckpointError(
+            f"There is no file {_shown(path.name)}: check the name and the folder."
+        )
     _require_registered(name)
     raise AssertionError("unreachable: a registered name was handled above")
 
@@ -156,7 +170,12 @@ def _load_file(
     num_classes = _num_classes(state_dict)
 
     model = timm.create_model(found, num_classes=num_classes, device="meta")
-    tensors = {k: t.float() if t.is_floating_point() else t for k, t in state_dict.items()}
+    counters = {k for k in state_dict if k.endswith("num_batches_tracked")}
+    if wrong := [k for k, t in state_dict.items() if not (t.is_floating_point() or k in counters)]:
+        raise CheckpointError(
+            f"{shown_as} is quantised or complex ({_first(wrong)}): only real weights are used."
+        )
+    tensors = {k: t if k in counters else t.float() for k, t in state_dict.items()}
     # BatchNorm's counter plays no part in eval mode and is absent from some exports.
     for key, value in model.state_dict().items():
         if key.endswith("num_batches_tracked"):
@@ -173,7 +192,7 @@ def _load_file(
 
 def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
     """Download the repository's weights to a folder that is removed again, and load them."""
-    shown_as = HUB_PREFIX + repo_id
+    shown_as = HUB_PREFIX + _shown(repo_id)
     try:
         # No token is sent: a stranger's id must not read what this machine's owner may read.
         info = HfApi(token=False).model_info(repo_id, files_metadata=True, timeout=20)
@@ -184,14 +203,20 @@ def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
             def fetch(filename: str) -> Path:
                 return Path(hf_hub_download(repo_id, filename, local_dir=folder, token=False))
 
-            config = json.loads(fetch("config.json").read_text()) if "config.json" in sizes else {}
+            small = {name for name, size in sizes.items() if size and size <= MAX_JSON_BYTES}
+            config = _read_json(fetch("config.json")) if "config.json" in small else {}
+            config = config if isinstance(config, dict) else {}
             labels = _labels(config.get("label_names"))
-            if labels is None and "labels.json" in sizes:
+            if labels is None and "labels.json" in small:
                 labels = _read_labels(fetch("labels.json"))
             named = architecture or config.get("architecture")
+            named = named if isinstance(named, str) else None
             return _load_file(fetch(weights), shown_as, named, labels)
     except (RepositoryNotFoundError, HFValidationError):
-        message = f"There is no public model {repo_id!r} on the Hugging Face Hub: check owner/name."
+        message = (
+            f"There is no public model {_shown(repo_id)!r} on the Hugging Face Hub: "
+            "check owner/name."
+        )
     except EntryNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError):  # how the Hub client words "no network"
             message = _unreachable(shown_as)
@@ -204,8 +229,6 @@ def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
         message = f"The Hugging Face Hub answered with status {status} for {shown_as}: try later."
     except CheckpointError:
         raise
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
-        message = f"{shown_as} has a config.json that cannot be read."
     except OSError as error:
         if error.errno == errno.ENOSPC:
             message = f"There is no space left on the disk to download {shown_as}."
@@ -252,8 +275,11 @@ def _read_file(path: Path, shown_as: str) -> _Contents:
     if head.startswith(b"PK\x03\x04"):
         if not zipfile.is_zipfile(path):  # the directory at a zip's end is missing
             raise CheckpointError(_TRUNCATED.format(shown_as))
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+        except zipfile.BadZipFile:
+            raise CheckpointError(_TRUNCATED.format(shown_as)) from None
         if unpacked > 2 * path.stat().st_size + 2**20:  # torch.save does not compress
             raise CheckpointError(_NO_CHECKPOINT.format(shown_as))
     elif not head.startswith(b"\x80"):  # neither zip nor pickle
@@ -288,53 +314,45 @@ def _safetensors_cut_off(path: Path) -> bool:
 
 
 def _read_pickle(path: Path, shown_as: str) -> _Contents:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{shown_as} holds code ({found[1]}), which is never run: "
-                "save only the state dict, with torch.save(model.state_dict(), …)."
-            ) from None
-        raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
-    except (EOFError, OSError) as error:
-        raise CheckpointError(_TRUNCATED.format(shown_as)) from error
-    except RuntimeError as error:
-        if "TorchScript" in str(error):
-            raise CheckpointError(
-                f"{shown_as} is a TorchScript program, not weights: save the state dict instead."
-            ) from None
-        cut_off = any(word in str(error) for word in ("PytorchStreamReader", "unexpected"))
-        text = _TRUNCATED if cut_off else _NO_CHECKPOINT
-        raise CheckpointError(text.format(shown_as)) from None
-    except Exception:  # hostile bytes can fail anywhere inside the unpickler
-        raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
-    return _unwrap(loaded, shown_as)
-
-
-def _unwrap(loaded: object, shown_as: str) -> _Contents:
-    """The weights in what torch.save wrote: a training script's dict, or the weights alone."""
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{shown_as} holds a {type(loaded).__name__}, not a dict of weights: not a checkpoint."
-        )
-    args = loaded.get("args")
-    architecture = getattr(args, "model", None) if isinstance(args, argparse.Namespace) else None
-    weights: object = loaded
-    for key in ("model", "model_ema", "state_dict"):
-        if isinstance(loaded.get(key), Mapping):
-            weights = loaded[key]
-            break
-    state_dict = dict(cast(Mapping[Any, Any], weights))
-    if not state_dict or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state_dict.items()
-    ):
-        raise CheckpointError(
+    """Read a pickle in a child process, so that hostile bytes can harm nothing but that child."""
+    with tempfile.TemporaryDirectory() as folder:
+        tensors, answer_file = Path(folder, "tensors.safetensors"), Path(folder, "answer.json")
+        size = path.stat().st_size
+        most_weights = 2 * size + 2**20  # two names may share one tensor
+        most_memory = 4 * size + 8 * 2**30  # torch maps several GiB that it never touches
+        arguments = (path, tensors, answer_file, most_weights, most_memory)
+        try:
+            subprocess.run(
+                [sys.executable, str(_UNPICKLE), *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=UNPICKLE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
+        answer = json.loads(answer_file.read_text("utf-8")) if answer_file.exists() else {}
+        if "architecture" in answer:
+            contents = _read_safetensors(tensors, shown_as)
+            return _Contents(contents.state_dict, answer["architecture"])
+    kind, _, detail = answer.get("error", "not a checkpoint").partition(": ")
+    messages = {
+        "code": (
+            f"{shown_as} holds code ({detail}), which is never run: "
+            "save only the state dict, with torch.save(model.state_dict(), …)."
+        ),
+        "truncated": _TRUNCATED.format(shown_as),
+        "torchscript": (
+            f"{shown_as} is a TorchScript program, not weights: save the state dict instead."
+        ),
+        "no weights": (
             f"{shown_as} holds no weights: expected parameter names with tensors, "
             "or a dict that has them under 'model'."
-        )
-    return _Contents(state_dict, architecture if isinstance(architecture, str) else None)
+        ),
+        "not a checkpoint": _NO_CHECKPOINT.format(shown_as),
+    }
+    raise CheckpointError(messages[kind])
 
 
 def _without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -352,7 +370,7 @@ def _require_registered(name: str, shown_as: str | None = None) -> None:
     says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
     if timm.is_model(name):
         raise CheckpointError(
-            f"{says} {name!r}, which is not a SimA architecture: "
+            f"{says} {_shown(name)!r}, which is not a SimA architecture: "
             "`python -m sima_core models` lists those."
         )
     nearest = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.5)
@@ -362,7 +380,7 @@ def _require_registered(name: str, shown_as: str | None = None) -> None:
         else ("`python -m sima_core models` lists them all.")
     )
     unknown = ", which is not registered" if shown_as else ""
-    raise CheckpointError(f"{says} {name!r}{unknown}. {hint}")
+    raise CheckpointError(f"{says} {_shown(name)!r}{unknown}. {hint}")
 
 
 def _num_classes(state_dict: Mapping[str, Tensor]) -> int:
@@ -384,14 +402,14 @@ def _architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as:
     if not named and agreement[best] < 0.5:
         raise CheckpointError(
             f"{shown_as} holds another kind of model: its parameters (such as "
-            f"{', '.join(sorted(shapes)[:3])}) are of no registered architecture."
+            f"{_first(sorted(shapes))}) are of no registered architecture."
         )
     expected = _expected_shapes(shapes, best)
     wrong = [n for n in expected if n in shapes and shapes[n] != expected[n]]
     if wrong and named:
         fitting = [n for n in ARCHITECTURES if _agreement(shapes, n) == 1.0]
         name = wrong[0]
-        detail = f"{name} is {_shape(shapes[name])} and should be {_shape(expected[name])}."
+        detail = f"{_shown(name)} is {_shape(shapes[name])} and should be {_shape(expected[name])}."
         hint = f"They are those of {fitting[0]}." if fitting else detail
         raise CheckpointError(f"The shapes in {shown_as} are not those of {named}. {hint}")
     missing = [n for n in expected if n not in shapes and not n.endswith("num_batches_tracked")]
@@ -422,7 +440,13 @@ def _agreement(shapes: Mapping[str, torch.Size], architecture: str) -> float:
 
 def _first(names: list[str], count: int = 3) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    return ", ".join(map(_shown, names[:count])) + more
+
+
+def _shown(name: str, length: int = 80) -> str:
+    """A name from a file, made fit for a sentence: no markup, no endless line."""
+    plain = re.sub(r"[^\w .\-/]", "?", name)
+    return plain if len(plain) <= length else plain[:length] + "…"
 
 
 def _shape(size: torch.Size) -> str:
@@ -452,9 +476,15 @@ def _labels(value: object) -> _Labels | None:
 
 def _read_labels(path: Path) -> _Labels | None:
     """Class names from a `labels.json`; None if it is absent or not such a list."""
+    return _labels(_read_json(path))
+
+
+def _read_json(path: Path) -> object:
+    """What a JSON file of bearable size holds; None if it cannot be read."""
     try:
-        return _labels(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        small = path.stat().st_size <= MAX_JSON_BYTES
+        return json.loads(path.read_text(encoding="utf-8")) if small else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 

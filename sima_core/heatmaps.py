@@ -12,6 +12,10 @@ from torch.nn import functional as F
 
 #: Colour maps on offer: perceptually uniform ones, the default first, then two of common taste.
 COLORMAPS = ("inferno", "viridis", "magma", "plasma", "cividis", "turbo", "gray")
+#: Said where a model's results cannot be shown.
+NOT_FINITE = (
+    "the model gave values that are not numbers (NaN or infinite): its weights are probably damaged"
+)
 #: A map whose range is at most this share of its maximum carries no contrast.
 FLAT_RANGE = 1e-6
 
@@ -49,10 +53,7 @@ def heatmap(norms: ArrayLike) -> Heatmap:
     if values.ndim != 2 or not values.size:
         raise ValueError(f"a heatmap needs a map of rows × columns; got shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError(
-            "the model gave values that are not numbers (NaN or infinite), so there is no heatmap: "
-            "its weights are probably damaged"
-        )
+        raise ValueError(NOT_FINITE)
     low, high = float(values.min()), float(values.max())
     flat = high - low <= FLAT_RANGE * abs(high)
     scaled = np.ones_like(values) if flat else (values - low) / np.float32(high - low)

@@ -26,7 +26,8 @@ _FORMATS = (
 
 # What Pillow's decoders raise on broken data.
 _DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error,
+    OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, MemoryError,
+    struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -67,15 +68,7 @@ def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
         raise ImageError("The picture is too large to be decoded. Make it smaller first.") from None
     except UnidentifiedImageError:
         raise ImageError(_why_unidentified(file)) from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except _DECODING_ERRORS as error:
         if "truncated" in str(error).lower():
             raise ImageError("The picture's file ends too early: copy it again.") from None
         raise ImageError("The picture is broken and cannot be decoded.") from None

@@ -187,12 +187,16 @@ def test_token_values_by_pointer_and_by_keyboard(explore):
 @needs_browser
 @pytest.mark.browser
 def test_opacity_and_comparison_need_no_server(explore):
+    asked: list[str] = []
+    explore.on("request", lambda r: asked.append(r.url) if "queue/join" in r.url else None)
     explore.get_by_label("number input for Heatmap opacity").fill("0.25")
     explore.keyboard.press("Enter")
     expect(explore.locator(".sl-heat").first).to_have_css("opacity", "0.25")
     explore.locator(".sl-compare input").fill("40")
     clip = explore.locator(".sl-heat").first.evaluate("e => getComputedStyle(e).clipPath")
     assert "60%" in clip
+    explore.wait_for_timeout(500)
+    assert not asked
 
 
 @needs_browser
@@ -229,13 +233,17 @@ def test_bad_file_is_explained_and_nothing_is_lost(explore, tmp_path):
 @pytest.mark.browser
 def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
     path = tmp_path / "mine.pth"
-    torch.save(load_model("sima_tiny_12_p8").state_dict(), path)
+    torch.save(load_model("sima_small_24_p8").state_dict(), path)
     explore.get_by_role("button", name="Use your own checkpoint").click()
     before = norms(explore)
     explore.locator("#explore-settings input[type=file]").set_input_files(path)
     wait_for_change(explore, norms, before)
-    expect(explore.locator(".sl-summary")).to_contain_text("sima_tiny_12_p8")
+    expect(explore.locator(".sl-summary")).to_contain_text("sima_small_24_p8")
     expect(explore.locator(".sl-summary")).to_contain_text("28 × 28 = 784 tokens")
+    expect(explore.locator(".sl-summary")).to_contain_text("layer 12 of 24")
+    explore.get_by_label("Head", exact=True).click()
+    expect(explore.get_by_role("option")).to_have_count(9)  # all, and 8 heads
+    explore.keyboard.press("Escape")
     other = context.new_page()
     other.goto(app)
     expect(other.locator(".sl-summary")).to_contain_text("sima_nano_12_p16")
@@ -243,7 +251,6 @@ def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
     explore.get_by_role("button", name="Bundled weights").click()
     expect(explore.locator(".sl-summary")).to_contain_text("sima_nano_12_p16")
 
-    path.write_bytes(b"not weights")
     explore.get_by_role("textbox", name="or a Hugging Face Hub id").fill("../etc")
     explore.get_by_role("button", name="Load from Hub").click()
     expect(explore.locator(".toast-body")).to_contain_text("There is no public model")
@@ -288,13 +295,36 @@ def test_api_keeps_16_bits(app, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layer", "resolution", "reason"), [(99, 224, "no layer 99"), (12, 4, "at least one patch")]
+    ("layer", "resolution", "reason"), [(99, 224, "from 1 to 12"), (12, 4, "at least one patch")]
 )
 def test_api_explains_errors(app, photo_file, layer, resolution, reason):
     with pytest.raises(AppError, match=reason):
         Client(app, verbose=False).predict(
             handle_file(photo_file), layer, 0, resolution, "viridis", 0.5, api_name="/heatmap"
         )
+
+
+def test_api_limits_what_a_picture_may_cost(app, photo_file):
+    with pytest.raises(AppError, match="choose a lower resolution"):
+        Client(app, verbose=False).predict(
+            handle_file(photo_file), resolution=2048, api_name="/heatmap"
+        )
+
+
+def test_colour_map_and_head_run_no_model(monkeypatch):
+    from app import explore, visitors
+
+    sample = explore.look(explore.sample_photos()[0][0], None, 112)
+    monkeypatch.setattr(visitors, "analyze", None)  # would fail if it were called
+    pictures = {explore.draw(sample, 12, head, c)[0] for head in (0, 1) for c in ("gray", "turbo")}
+    assert len(pictures) == 4
+
+
+def test_a_forgotten_visit_is_explained():
+    from app import explore
+
+    with pytest.raises(ValueError, match="choose the photo again"):
+        explore.draw(None, 12, 0, "gray")
 
 
 def test_only_the_named_endpoint_is_public(app):

@@ -1,10 +1,12 @@
 """Capture: layers, shapes, one forward pass, and nothing left behind."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import timm
 import torch
 
-from sima_core import analyze, token_norms
+from sima_core import analyze, load_model, token_norms
 from sima_core.attention import SimAttention
 from sima_core.capture import NormRecorder, layer_numbers
 
@@ -101,5 +103,36 @@ def test_analysis_agrees_with_its_parts(model, photo):
     assert whole == pytest.approx(sum(h**2 for h in heads) ** 0.5, rel=1e-5)
     with pytest.raises(ValueError, match="from 1 to 4"):
         analysis.token_norms("key", 12, 5)
-    with pytest.raises(ValueError, match="no layer 13"):
+    with pytest.raises(ValueError, match="layer 13 was not captured"):
         analysis.heatmap("key", 13)
+
+
+def test_other_threads_are_not_recorded(model):
+    def rows(side: int, repeats: int) -> list[int]:
+        pixels = torch.randn(1, 3, side, side)
+        return [token_norms(model, pixels).query.shape[1] for _ in range(repeats)]
+
+    with ThreadPoolExecutor(2) as pool:
+        small, large = pool.submit(rows, 32, 20), pool.submit(rows, 64, 20)
+        assert set(small.result()) == {2}
+        assert set(large.result()) == {4}
+
+
+def test_inputs_that_do_not_fit_the_patches(model):
+    with pytest.raises(ValueError, match=r"multiples of the patch \(16\); got 70 × 64"):
+        token_norms(model, torch.randn(1, 3, 70, 64))
+    with pytest.raises(ValueError, match="at least one"):
+        token_norms(model, torch.randn(1, 3, 64, 64), [])
+
+
+def test_the_class_token_is_left_out():
+    vit = timm.create_model("vit_tiny_patch16_224", attn_layer=SimAttention).eval()
+    norms = token_norms(vit, torch.randn(1, 3, 224, 224), "all")
+    assert norms[12].key.shape == (1, 14, 14)
+
+
+def test_weights_that_give_no_numbers_are_named(photo):
+    broken = load_model("sima_nano_12_p16")
+    torch.nn.init.constant_(broken.head.weight, float("nan"))
+    with pytest.raises(ValueError, match="damaged"):
+        analyze(broken, photo, 64)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_files_that_are_no_checkpoint(tmp_path, photo_file):
     text.write_text("not weights")
     assert "not a checkpoint" in error(text)
     assert "not a checkpoint" in error(photo_file)
-    assert "not a checkpoint" in error(save([1, 2], tmp_path / "list.pth"))
+    assert "no weights" in error(save([1, 2], tmp_path / "list.pth"))
     assert "no weights" in error(save({"epoch": 3}, tmp_path / "epoch.pth"))
     assert "no weights" in error(save({}, tmp_path / "empty-dict.pth"))
 
@@ -212,7 +213,43 @@ def test_missing_file_and_folder(tmp_path):
 def test_a_head_of_absurd_size_is_refused(published, tmp_path):
     published["model"]["head.weight"] = torch.zeros(1, 1).expand(2**31, 128)
     published["model"]["head.bias"] = torch.zeros(1).expand(2**31)
-    assert "head" in error(save(published, tmp_path / "a.pth"))
+    assert "no weights" in error(save(published, tmp_path / "a.pth"))
+
+
+def hostile_pickles() -> dict[str, bytes]:
+    """Keys that take for ever, or the whole stack, to hash."""
+    key = {"deep": b")" + b"\x85" * 1_000_000, "doubled": b")" + b"q\x01h\x01\x86" * 60}
+    return {kind: b"\x80\x02}" + tuples + b"K\x01s." for kind, tuples in key.items()}
+
+
+@pytest.mark.parametrize("kind", ["deep", "doubled"])
+def test_hostile_pickles_harm_only_a_child_process(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(sima_core.checkpoints, "UNPICKLE_SECONDS", 15)
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(hostile_pickles()[kind])
+    assert "not a checkpoint" in error(path)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda t: t.to(torch.complex64)])
+def test_tensors_that_are_no_weights(published, tmp_path, change):
+    published["model"]["head.weight"] = change(published["model"]["head.weight"])
+    assert re.search("no weights|only real weights", error(save(published, tmp_path / "a.pth")))
+
+
+def test_integer_weights_are_refused(published, tmp_path):
+    published["model"]["head.weight"] = published["model"]["head.weight"].char()
+    assert "quantised" in error(save(published, tmp_path / "a.pth"))
+
+
+def test_names_from_a_file_are_shown_plainly(published, tmp_path):
+    published["args"].model = "<img src=//example.org>" + "x" * 500
+    message = error(save(published, tmp_path / "a.pth"))
+    assert "<" not in message
+    assert len(message) < 400
+
+
+def test_absurd_names():
+    assert "cannot be read" in error("x" * 3000)
 
 
 # ---- The Hub: a local server that answers as the real one does -------------------------------

@@ -153,7 +153,7 @@ def test_what_is_no_picture(content, reason, tmp_path):
             load_image(source)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF"])
 def test_truncated_files(photo, kind):
     content = encoded(photo, kind)
     with pytest.raises(ImageError, match=r"ends too early|broken|not a picture"):
