@@ -4,17 +4,22 @@ Source: Koohpayegani & Pirsiavash, "SimA: Simple Softmax-free Attention for Visi
 arXiv 2206.08898, section 3. Shapes: B images, N tokens, H heads, d channels per head, C = H·d.
 """
 
+from collections.abc import Mapping
 from typing import Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import kernels
+
 #: How the product Q̂K̂ᵀV is taken; see `choose_order`.
 Order = Literal["auto", "rule", "qk_first", "kv_first"]
 
 #: Floor of the ℓ1-norms in the patch-token layers, as published.
 NORM_FLOOR = 1e-12
+#: Bytes of the largest block of the N × N matrix Q̂K̂ᵀ that ``qk_first`` holds at a time.
+WEIGHTS_BUDGET = 64 * 2**20
 #: Floor of the ℓ1-norms in the class-attention layers, as published.
 CLASS_NORM_FLOOR = 1e-6
 
@@ -23,7 +28,7 @@ def choose_order(order: Order, num_tokens: int, head_dim: int) -> Literal["qk_fi
     """The order in which to multiply, for N = `num_tokens` and d = `head_dim`.
 
     ``qk_first`` is (Q̂K̂ᵀ)V, O(N²d); ``kv_first`` is Q̂(K̂ᵀV), O(Nd²). ``rule`` takes the first if
-    N < d, else the second (paper section 3); ``auto`` follows the rule.
+    N < d, else the second (paper section 3); ``auto`` does so from the measured `crossover` on.
 
     Raises:
         ValueError: `order` is none of the four names.
@@ -32,7 +37,35 @@ def choose_order(order: Order, num_tokens: int, head_dim: int) -> Literal["qk_fi
         return order
     if order not in get_args(Order):
         raise ValueError(f"order must be one of {', '.join(get_args(Order))}; got {order!r}")
-    return "qk_first" if num_tokens < head_dim else "kv_first"
+    fewest = head_dim if order == "rule" else crossover(head_dim)
+    return "qk_first" if num_tokens < fewest else "kv_first"
+
+
+# Measured crossovers: tokens by head_dim; empty until `calibration` sets them.
+_crossovers: dict[int, float] = {}
+
+
+def set_crossovers(measured: Mapping[int, float]) -> None:
+    """Let ``auto`` follow this machine: from how many tokens on K̂ᵀV first is faster, by head_dim.
+
+    An empty mapping brings the rule back.
+    """
+    global _crossovers
+    _crossovers = dict(measured)
+
+
+def crossover(head_dim: int) -> float:
+    """The number of tokens from which on ``auto`` takes K̂ᵀV first.
+
+    As measured for this head_dim; for another, `head_dim` times the nearest one's deviation from
+    the rule; without measurements `head_dim` itself, as the rule has it.
+    """
+    if not _crossovers:
+        return head_dim
+    if head_dim not in _crossovers:
+        nearest = min(_crossovers, key=lambda measured: abs(measured - head_dim))
+        return head_dim * _crossovers[nearest] / nearest
+    return _crossovers[head_dim]
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,15 +90,63 @@ def l1_normalize(x: Tensor, floor: float = NORM_FLOOR) -> Tensor:
 def sima_attention(qkv: Tensor, num_heads: int, order: Order = "auto") -> Tensor:
     """Q̂K̂ᵀV of a fused projection: (B, N, 3·C) to (B, N, C), heads concatenated.
 
+    Q̂ and K̂ are never stored. With n the product of a channel's two ℓ1-norms, Q̂(K̂ᵀV) equals
+    Q·diag(1/n)·(KᵀV) and (Q̂K̂ᵀ)V equals ((Q·diag(1/n))Kᵀ)V, so only a d × d matrix per head, or Q
+    by blocks of rows, is divided. The norms are taken in float32 at least.
+
     Raises:
         ValueError: unknown `order`.
     """
+    if qkv.dtype == torch.float16:  # the 1/N magnitudes of SimA leave its range
+        return sima_attention(qkv.float(), num_heads, order).half()
+    head_dim = qkv.shape[-1] // (3 * num_heads)
+    if choose_order(order, qkv.shape[1], head_dim) == "qk_first":
+        return _qk_first(qkv, num_heads)
+    return _kv_first(qkv, num_heads)
+
+
+def _divide_by_norms(qkv: Tensor, matrix: Tensor) -> Tensor:
+    """Divide the rows of `matrix` by the products of the channels' two ℓ1-norms over the tokens.
+
+    (B, N, 3·C) and (B·H, d, cols) to (B·H, d, cols); `matrix` may be overwritten. One pass in the
+    projection's own layout, where neighbours in memory are neighbouring channels.
+    """
+    if kernels.applies(qkv):
+        return kernels.divide_by_norms(qkv, matrix, NORM_FLOOR)
+    batch, _, width = qkv.shape
+    dtype = torch.promote_types(qkv.dtype, torch.float32)
+    norms = qkv[..., : 2 * width // 3].abs().sum(dim=1, dtype=dtype).clamp_min(NORM_FLOOR)
+    q, k = norms.view(batch, 2, width // 3).unbind(1)
+    return (matrix / (q * k).view(*matrix.shape[:-1], 1)).to(qkv.dtype)
+
+
+def _kv_first(qkv: Tensor, num_heads: int) -> Tensor:
+    """Q·diag(1/n)·(KᵀV): (B, N, 3·C) to (B, N, C)."""
+    batch, num_tokens, width = qkv.shape
+    if batch == 1:  # few and plain operations: at 196 tokens their overhead is a fifth of the time
+        q, k, v = (
+            qkv.view(num_tokens, 3, num_heads, width // (3 * num_heads))
+            .permute(1, 2, 0, 3)
+            .unbind(0)
+        )
+        kv = _divide_by_norms(qkv, torch.bmm(k.transpose(1, 2), v))
+        return torch.bmm(q, kv).transpose(0, 1).reshape(1, num_tokens, width // 3)
     q, k, v = split_heads(qkv, num_heads)
-    q, k = l1_normalize(q), l1_normalize(k)
-    if choose_order(order, q.shape[-2], q.shape[-1]) == "qk_first":
-        x = (q @ k.transpose(-2, -1)) @ v
-    else:
-        x = q @ (k.transpose(-2, -1) @ v)
+    kv = k.transpose(-2, -1) @ v
+    kv = _divide_by_norms(qkv, kv.flatten(0, 1)).view_as(kv)
+    return (q @ kv).transpose(1, 2).flatten(2)
+
+
+def _qk_first(qkv: Tensor, num_heads: int) -> Tensor:
+    """((Q·diag(1/n))Kᵀ)V by blocks of Q's rows: (B, N, 3·C) to (B, N, C)."""
+    q, k, v = split_heads(qkv, num_heads)
+    batch, _, num_tokens, head_dim = q.shape
+    ones = qkv.new_ones(batch * num_heads, head_dim, 1)
+    scales = _divide_by_norms(qkv, ones).view(batch, num_heads, head_dim, 1)
+    scaled_keys = k.transpose(-2, -1) * scales
+    rows = max(1, WEIGHTS_BUDGET // (batch * num_heads * num_tokens * qkv.element_size()))
+    blocks = [(block @ scaled_keys) @ v for block in torch.split(q, rows, dim=2)]
+    x = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
     return x.transpose(1, 2).flatten(2)
 
 

@@ -1,20 +1,36 @@
 """The command line: ``python -m sima_core COMMAND …``; each command is one function here."""
 
 import argparse
+import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import torch
 from tqdm import tqdm
 
+from . import calibration
 from .analysis import analyze
 from .capture import attention_layers, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
 from .export import output_names, write
-from .images import input_size, load_image
+from .images import input_size, load_image, preprocess
+from .latency import (
+    DTYPES,
+    ORDERS,
+    SWEEP_SIZES,
+    Machine,
+    SweepPoint,
+    compare_orders,
+    plot_sweep,
+    require_device,
+    sweep,
+)
 from .models import ARCHITECTURES, architectures
 from .runtime import use_available_cpus
+from .targets import measure_targets
 
 #: Exit statuses.
 OK, SOME_FAILED, BAD_USAGE = 0, 1, 2
@@ -60,6 +76,23 @@ def _parser() -> argparse.ArgumentParser:
         "--resolution", type=int, default=224, help="shorter side of the input in pixels"
     )
     heatmap.set_defaults(run=run_heatmap)
+
+    latency = commands.add_parser("latency", help="time both orders of the product, side by side")
+    latency.add_argument("image", nargs="?", type=Path, metavar="IMAGE")
+    latency.add_argument(
+        "--sweep", choices=sorted(SWEEP_SIZES), help="SimA, MSA and XCA over sizes"
+    )
+    latency.add_argument("--targets", action="store_true", help="measure every speed target")
+    add_model_options(latency)
+    latency.add_argument("--layer", type=int, default=12, help="from 1; negative from the end")
+    latency.add_argument("--resolution", type=int, default=224, help="shorter side in pixels")
+    latency.add_argument("--seconds", type=float, default=6.0, help="time budget (of a point)")
+    latency.add_argument("--threads", type=int, help="default: the processors that may be used")
+    latency.add_argument("--device", help="for sweeps: cpu, cuda; default: both where there are")
+    latency.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="for sweeps")
+    latency.add_argument("--json", action="store_true", help="for machines, on standard output")
+    latency.add_argument("--plot", type=Path, metavar="FILE.png", help="for sweeps")
+    latency.set_defaults(run=run_latency)
 
     models = commands.add_parser("models", help="list the architectures")
     models.set_defaults(run=run_models)
@@ -129,6 +162,99 @@ def unique_stems(images: Sequence[Path], out: Path) -> Iterator[str]:
             stem = f"{image.stem}-{number}"
         taken |= paths
         yield stem
+
+
+def run_latency(options: argparse.Namespace) -> int:
+    """The `latency` command: one picture's orders, a sweep, or the targets."""
+    if bool(options.image) + bool(options.sweep) + options.targets != 1:
+        raise UsageError("name one picture, or --sweep, or --targets")
+    if options.seconds <= 0 or (options.threads or 1) < 1:
+        raise UsageError("--seconds and --threads must be more than 0")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        if options.sweep:
+            return _sweep(options)
+        calibration.apply()
+        return _targets() if options.targets else _orders(options)
+    except ValueError as error:  # no such layer, device, picture; not enough memory
+        raise UsageError(str(error)) from None
+
+
+def _orders(options: argparse.Namespace) -> int:
+    model = load_model(options.checkpoint, options.architecture)
+    image = load_image(options.image)
+    pixels = preprocess(image, options.resolution, patch_size(model))
+    with tqdm(total=round(options.seconds, 1), unit="s", leave=False) as progress:
+        start = time.perf_counter()
+        found = None
+        for found in compare_orders(model, pixels, options.layer, options.seconds):  # noqa: B007
+            progress.n = min(round(time.perf_counter() - start, 1), progress.total)
+            progress.refresh()
+    assert found is not None  # at least three rounds were measured
+    if options.json:
+        print(json.dumps(found.as_dict(), indent=2))
+        return OK
+    print(f"layer {found.layer}: {found.num_tokens} tokens, {found.num_heads} heads × ", end="")
+    print(f"{found.head_dim} channels; {found.machine}")
+    print(f"{'':<12}{'(QK)V first':>16}{'Q(KV) first':>16}{'ratio':>9}   quartiles")
+    for level, timings in found.levels.items():
+        ratio = found.measured_ratio(level)
+        row = "".join(f"{1e3 * timings.seconds(o):>13.3f} ms" for o in ORDERS)
+        print(f"{level:<12}{row}{ratio.median:>8.2f}×   {ratio.p25:.2f} to {ratio.p75:.2f}")
+        if timings.unsteady:
+            print(f"{'':<12}warning: wide spread; close other programs and measure again")
+    kinds = {order: found.intermediate_bytes(order) / 1024 for order in ORDERS}
+    print(f"predicted by multiplications (N / head_dim): {found.predicted_ratio:.2f}×")
+    print(
+        f"intermediate: {kinds['qk_first']:.0f} KiB (N²) against {kinds['kv_first']:.0f} KiB (d²)"
+    )
+    print(f"largest relative difference of the outputs: {found.relative_difference:.1e}")
+    print(found.reason)
+    return OK
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if options.plot and options.plot.is_dir():
+        raise UsageError(f"--plot needs a file, and {options.plot} is a folder")
+    devices = [options.device] if options.device else ["cpu"]
+    if not options.device and torch.cuda.is_available():
+        devices.append("cuda")
+    results: dict[str, list[SweepPoint]] = {}
+    for device in devices:
+        require_device(device)
+        measured = sweep(
+            options.sweep, options.seconds / 3, device=device, dtype=DTYPES[options.dtype]
+        )
+        sizes = SWEEP_SIZES[options.sweep]
+        results[device] = list(tqdm(measured, total=len(sizes), unit="size", leave=False))
+    if options.plot:
+        plot_sweep(results, options.sweep, options.plot)
+    if options.json:
+        found = {device: [p.as_dict() for p in points] for device, points in results.items()}
+        print(json.dumps({"sweep": options.sweep, "devices": found}, indent=2))
+        return OK
+    for device, points in results.items():
+        machine = Machine.here(torch.empty(0, device=device, dtype=DTYPES[options.dtype]))
+        print(f"{machine}; batch 1, {points[0].num_heads} heads; milliseconds, median")
+        print(
+            f"{'N':>6}{'d':>6}" + "".join(f"{name:>20}" for name in points[0].timings.measurements)
+        )
+        for point in points:
+            times = (1e3 * m.median for m in point.timings.measurements.values())
+            row = "".join(f"{t:>20.3f}" for t in times)
+            print(f"{point.num_tokens:>6}{point.head_dim:>6}{row}")
+    return OK
+
+
+def _targets() -> int:
+    all_met = True
+    print(Machine.here(torch.empty(0)))
+    for target in measure_targets():
+        all_met &= target.met
+        met = "met" if target.met else "NOT MET"
+        print(f"{target.name:<78}{target.asked:>11}   {target.measured:<32}{met}", flush=True)
+    return OK if all_met else SOME_FAILED
 
 
 def run_models(options: argparse.Namespace) -> int:

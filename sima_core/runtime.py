@@ -35,11 +35,33 @@ def cpu_quota(cgroup: Path = _CGROUP) -> int:
     return max(count, 1)
 
 
+def available_memory(cgroup: Path = _CGROUP) -> int:
+    """Bytes of memory that are free for this process: the machine's, or its container's if less."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):  # unlike "free", it counts what caches would yield
+                free = int(line.split()[1]) * 1024
+        limit = (cgroup / "memory.max").read_text().strip()
+        if limit != "max":
+            used = int((cgroup / "memory.current").read_text())
+            free = min(free, int(limit) - used)
+    except (OSError, ValueError):
+        pass  # not Linux, or no limit
+    return max(free, 0)
+
+
 def use_available_cpus() -> int:
     """Set torch's threads to `cpu_quota`; returns their number."""
     threads = cpu_quota()
     torch.set_num_threads(threads)
     return threads
+
+
+def cache_folder() -> Path:
+    """Where this program keeps what it can make again."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sima-lens"
 
 
 def versions() -> dict[str, str]:
