@@ -4,8 +4,9 @@ import os
 
 import gradio as gr
 
-from app import explore, theme, viewer, visitors  # noqa: F401  # all of the page, at start
-from sima_core.runtime import use_available_cpus
+from app import charts, explore, latency, theme, viewer, visitors  # noqa: F401  # all, at start
+from sima_core import calibration
+from sima_core.runtime import keep_freed_memory, use_available_cpus
 
 #: Megabytes of the largest upload; a checkpoint of the largest model in half precision fits.
 MAX_UPLOAD_MB = int(os.environ.get("SIMA_MAX_UPLOAD_MB", "400"))
@@ -13,13 +14,17 @@ MAX_UPLOAD_MB = int(os.environ.get("SIMA_MAX_UPLOAD_MB", "400"))
 DELETE_CACHE = (600, 3600)
 
 use_available_cpus()
+keep_freed_memory()
+calibration.apply()
 
 with gr.Blocks(
     title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
 ) as demo:
     gr.HTML(theme.HEADER)
     with gr.Tab("Explore", id="explore-tab"):
-        explore.build(demo)
+        looking_at = explore.build(demo)
+    with gr.Tab("Latency", id="latency-tab"):
+        latency.build(looking_at)
 
 demo.queue(max_size=64, api_open=False)  # nothing gets past the queue
 

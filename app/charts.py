@@ -64,18 +64,17 @@ def log_chart(
             f'y2="{y_at(value):.1f}"/><text x="{_LEFT - 8}" y="{y_at(value) + 4:.1f}" '
             f'text-anchor="end">{_short(value)}</text>'
         )
-    for rule in rules:
+    for row, rule in enumerate(rules):  # their names one below the other, so that none meet
         anchor = "start" if x_at(rule.x) < _WIDTH / 2 else "end"
         shift = 5 if anchor == "start" else -5
         parts.append(
             f'<line class="sl-rule" x1="{x_at(rule.x):.1f}" x2="{x_at(rule.x):.1f}" y1="{_TOP}" '
             f'y2="{_HEIGHT - _BOTTOM}"/><text class="sl-rule-name" x="{x_at(rule.x) + shift:.1f}" '
-            f'y="{_TOP + 12}" text-anchor="{anchor}">{escape(rule.name)}</text>'
+            f'y="{_TOP + 12 + 16 * row}" text-anchor="{anchor}">{escape(rule.name)}</text>'
         )
     for s in series:
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in s.points)
-        dash = ' stroke-dasharray="6 5"' if s.dashed else ""
-        parts.append(f'<polyline class="sl-line sl-c{s.color}"{dash} points="{path}"/>')
+        parts.append(f'<polyline class="sl-line sl-c{s.color}"{_dash(s)} points="{path}"/>')
         for (x, _), (low, high) in zip(s.points, s.spread, strict=False):
             parts.append(
                 f'<line class="sl-line sl-c{s.color}" x1="{x_at(x):.1f}" x2="{x_at(x):.1f}" '
@@ -95,7 +94,7 @@ def log_chart(
     )
     legend = "".join(
         f'<li><svg width="26" height="10" aria-hidden="true"><line class="sl-line sl-c{s.color}" '
-        f'x1="1" x2="25" y1="5" y2="5"{" stroke-dasharray=&quot;6 5&quot;" if s.dashed else ""}/></svg>'
+        f'x1="1" x2="25" y1="5" y2="5"{_dash(s)}/></svg>'
         f"{escape(s.name)}</li>"
         for s in series
     )
@@ -103,6 +102,10 @@ def log_chart(
         f'<figure class="sl-chart"><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="{escape(alt)}">{"".join(parts)}{axis}</svg><ul>{legend}</ul></figure>'
     )
+
+
+def _dash(series: Series) -> str:
+    return ' stroke-dasharray="6 5"' if series.dashed else ""
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

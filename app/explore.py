@@ -246,7 +246,16 @@ def heatmap_api(
     return query, key, describe(analysis, Path(image).name, layer, head or None)
 
 
-def build(demo: gr.Blocks) -> None:
+@dataclass(frozen=True)
+class Explore:
+    """The parts of the tab that others build on: what the visitor is looking at."""
+
+    seen: gr.State
+    model_key: gr.State
+    layer: gr.Slider
+
+
+def build(demo: gr.Blocks) -> Explore:
     """Lay the tab out inside the current Blocks, its first sample already analysed."""
     samples = sample_photos()
     first = samples[0][0]
@@ -373,6 +382,7 @@ def build(demo: gr.Blocks) -> None:
     ).success(None, js=_CLICK_DOWNLOAD)
 
     _build_api(model_key)
+    return Explore(seen, model_key, layer)
 
 
 def _build_api(model_key: gr.State) -> None:

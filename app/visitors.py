@@ -1,8 +1,9 @@
 """What the tabs share about visitors: their models, their turn at the processor, their errors."""
 
+import contextlib
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
@@ -61,18 +62,36 @@ def _capitalized(sentence: str) -> str:
     return sentence if "." in first else sentence[:1].upper() + sentence[1:]
 
 
-def plainly(handler: Callable[P, T]) -> Callable[P, T]:
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
     """Show the sentences of our own errors to the visitor; other errors stay on the server."""
+    try:
+        yield
+    except (CheckpointError, ImageError, ModelGoneError, ValueError) as error:
+        raise gr.Error(  # the page takes the text for HTML
+            html.escape(_capitalized(str(error)), quote=False),
+            duration=None,
+            print_exception=False,
+        ) from None
+
+
+def plainly(handler: Callable[P, T]) -> Callable[P, T]:
+    """A handler whose errors are `plain_errors`."""
 
     @functools.wraps(handler)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with plain_errors():
             return handler(*args, **kwargs)
-        except (CheckpointError, ImageError, ModelGoneError, ValueError) as error:
-            raise gr.Error(  # the page takes the text for HTML
-                html.escape(_capitalized(str(error)), quote=False),
-                duration=None,
-                print_exception=False,
-            ) from None
+
+    return wrapped
+
+
+def plainly_each(handler: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
+    """The same for a handler that yields its results one after another."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        with plain_errors():
+            yield from handler(*args, **kwargs)
 
     return wrapped

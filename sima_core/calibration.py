@@ -5,6 +5,7 @@ each operation. The result is kept in the user's cache folder, by processor, thr
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -12,24 +13,27 @@ from pathlib import Path
 
 import torch
 
+from . import kernels
 from .attention import set_crossovers
 from .latency import Machine, orders_over_tokens
 from .runtime import cache_folder
 
+# To be raised whenever the operation or this measurement changes: older results are not used then.
+_FORMAT = 2
 #: Channels of a head to calibrate for, with as many heads as make up `WIDTH`.
 HEAD_DIMS = (32, 48, 64, 128, 384)
 WIDTH = 384
-#: Tokens to measure at, relative to head_dim: the crossover lies between.
-RELATIVE_TOKENS = (0.35, 0.6, 1.0, 1.6, 2.8)
-#: Seconds for each point; there are 25.
+#: Tokens to measure at, relative to head_dim; the crossover lies between or outside.
+RELATIVE_TOKENS = (0.04, 0.09, 0.18, 0.35, 0.7, 1.0, 1.4, 2.8)
+#: Seconds for each of these points.
 POINT_SECONDS = 0.06
 
 
 def calibrate() -> dict[int, float]:
-    """Measure the crossovers on this machine in about two seconds: tokens by head_dim."""
+    """Measure the crossovers on this machine in about three seconds: tokens by head_dim."""
     crossovers = {}
     for head_dim in HEAD_DIMS:
-        sizes = [max(2, round(head_dim * factor)) for factor in RELATIVE_TOKENS]
+        sizes = sorted({max(2, round(head_dim * factor)) for factor in RELATIVE_TOKENS})
         points = orders_over_tokens(sizes, WIDTH // head_dim, head_dim, POINT_SECONDS)
         ratios = {p.num_tokens: p.timings.ratio("qk_first", to="kv_first").median for p in points}
         crossovers[head_dim] = crossing(ratios)
@@ -37,21 +41,23 @@ def calibrate() -> dict[int, float]:
 
 
 def crossing(ratios: dict[int, float]) -> float:
-    """Where the ratio of qk_first to kv_first passes 1, by a straight line through the logarithms.
+    """The number of tokens from which on kv_first is the better choice.
+
+    Of all thresholds between the measured sizes, below the smallest and above the largest, the one
+    that costs least in all, so that one noisy point moves it little.
 
     Args:
-        ratios: the ratio by number of tokens. A least-squares line forgives a point that noise
-            has moved; the result stays within the sizes measured.
+        ratios: the time of qk_first over that of kv_first, by number of tokens.
     """
-    x = [math.log(n) for n in ratios]
-    y = [math.log(r) for r in ratios.values()]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum(
-        (a - mean_x) ** 2 for a in x
-    )
-    if slope <= 0:  # nothing but noise: neither order is reliably better
-        return math.exp(mean_x)
-    return math.exp(min(max(mean_x - mean_y / slope, min(x)), max(x)))
+    sizes = sorted(ratios)
+    between = [math.sqrt(a * b) for a, b in itertools.pairwise(sizes)]
+    thresholds = [float(sizes[0]), *between, 2.0 * sizes[-1]]
+
+    def lost(threshold: float) -> float:
+        logs = ((n, math.log(r)) for n, r in ratios.items())
+        return sum(max(0.0, log if n < threshold else -log) for n, log in logs)
+
+    return min(thresholds, key=lost)
 
 
 def apply(folder: Path | None = None) -> dict[int, float]:
@@ -73,4 +79,5 @@ def apply(folder: Path | None = None) -> dict[int, float]:
 
 
 def _machine_key() -> str:
-    return hashlib.sha256(str(Machine.here(torch.empty(0))).encode()).hexdigest()[:16]
+    measured = (_FORMAT, kernels.available(), str(Machine.here(torch.empty(0))))
+    return hashlib.sha256(repr(measured).encode()).hexdigest()[:16]

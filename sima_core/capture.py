@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .attention import SimAttention, l1_normalize, split_heads
+from .attention import SimAttention, l1_normalize
 
 #: A layer counted from 1 (negative: from the end), several of them, or all.
 Layers = int | Sequence[int] | Literal["all"]
@@ -129,8 +129,7 @@ class NormRecorder:
     ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], qkv: Tensor) -> None:
             if threading.get_ident() == self._thread:
-                q, k, _ = split_heads(qkv.detach().float(), num_heads)
-                self._norms[number] = (_token_norms(q), _token_norms(k))
+                self._norms[number] = _token_norms(qkv, num_heads)
 
         return hook
 
@@ -156,10 +155,19 @@ def patch_size(model: nn.Module) -> int:
     return int(size[0] if isinstance(size, Sequence) else size)
 
 
-def _token_norms(x: Tensor) -> Tensor:
-    """ℓ2-norm of each token after ℓ1-normalisation: (B, H, N, d) to (B, H, N)."""
-    norms: Tensor = torch.linalg.vector_norm(l1_normalize(x), dim=-1)
-    return norms
+def _token_norms(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """ℓ2-norm of each token of Q̂ and K̂, head by head: (B, N, 3·C) to twice (B, H, N), float32.
+
+    Works in the projection's own layout, so that every pass runs through memory in order.
+    """
+    batch, num_tokens, width = qkv.shape
+    queries_keys = qkv.detach()[..., : 2 * width // 3].float()
+    normalized = l1_normalize(queries_keys)  # channel by channel, so heads do not matter yet
+    norms = torch.linalg.vector_norm(
+        normalized.view(batch, num_tokens, 2, num_heads, width // (3 * num_heads)), dim=-1
+    )
+    query, key = norms.permute(2, 0, 3, 1).unbind(0)
+    return query, key
 
 
 @overload

@@ -29,7 +29,7 @@ from .latency import (
     sweep,
 )
 from .models import ARCHITECTURES, architectures
-from .runtime import use_available_cpus
+from .runtime import keep_freed_memory, use_available_cpus
 from .targets import measure_targets
 
 #: Exit statuses.
@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         use_available_cpus()
+        keep_freed_memory()
         status: int = options.run(options)
         return status
     except (UsageError, CheckpointError) as error:
@@ -185,7 +186,7 @@ def _orders(options: argparse.Namespace) -> int:
     model = load_model(options.checkpoint, options.architecture)
     image = load_image(options.image)
     pixels = preprocess(image, options.resolution, patch_size(model))
-    with tqdm(total=round(options.seconds, 1), unit="s", leave=False) as progress:
+    with tqdm(total=round(options.seconds, 1), unit="s", leave=False, disable=None) as progress:
         start = time.perf_counter()
         found = None
         for found in compare_orders(model, pixels, options.layer, options.seconds):  # noqa: B007

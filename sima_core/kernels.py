@@ -29,20 +29,32 @@ _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=
 _Function = Callable[..., int]
 
 
-def applies(qkv: Tensor) -> bool:
-    """Whether `divide_by_norms` can be used on this tensor, here and now.
+def is_plain_inference(qkv: Tensor) -> bool:
+    """Whether operations on this tensor are neither recorded, traced nor compiled.
 
-    It is for inference in float32 on the processor: autograd and torch's compilers and tracers
-    must see PyTorch's own operations.
+    Autograd and torch's compilers and tracers must see PyTorch's own operations, out of place and
+    the same for every size.
     """
     return (
         not torch.compiler.is_compiling()
         and type(qkv) is Tensor
+        and not (qkv.requires_grad and torch.is_grad_enabled())
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def available() -> bool:
+    """Whether the kernel could be compiled here."""
+    return _function() is not None
+
+
+def applies(qkv: Tensor) -> bool:
+    """Whether `divide_by_norms` can be used: plain inference in float32 on the processor."""
+    return (
+        is_plain_inference(qkv)
         and qkv.dtype is torch.float32
         and qkv.is_cpu
         and qkv.is_contiguous()
-        and not (qkv.requires_grad and torch.is_grad_enabled())
-        and torch._C._get_tracing_state() is None
         and _function() is not None
     )
 

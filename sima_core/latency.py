@@ -22,11 +22,11 @@ from torch.utils.benchmark import Measurement, TaskSpec
 from torch.utils.benchmark import timer as device_timer
 
 from .attention import (
+    NORM_FLOOR,
     Order,
     SimAttention,
     choose_order,
     crossover,
-    l1_normalize,
     sima_attention,
     split_heads,
 )
@@ -156,7 +156,7 @@ def bare_products(qkv: Tensor, num_heads: int, order: Order) -> Tensor:
 def published_sima(qkv: Tensor, num_heads: int, order: Order) -> Tensor:
     """SimA as published: normalise Q and K, then multiply. (B, N, 3·C) to (B, N, C)."""
     q, k, v = split_heads(qkv, num_heads)
-    q, k = l1_normalize(q), l1_normalize(k)
+    q, k = (F.normalize(t, p=1.0, dim=-2, eps=NORM_FLOOR) for t in (q, k))
     x: Tensor
     if choose_order(order, q.shape[-2], q.shape[-1]) == "qk_first":
         x = (q @ k.transpose(-2, -1)) @ v

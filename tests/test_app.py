@@ -1,5 +1,6 @@
 """The real app, driven in headless Chromium and through its API."""
 
+import base64
 import io
 import os
 import re
@@ -258,6 +259,38 @@ def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
 
 @needs_browser
 @pytest.mark.browser
+def test_latency_tab(explore):
+    explore.get_by_role("tab", name="Latency").click()
+    explore.get_by_label("number input for Time to spend (seconds)").fill("3")
+    explore.get_by_role("button", name="Measure").click()
+    card = explore.locator(".sl-orders")
+    expect(card).to_contain_text("times as fast", timeout=20_000)
+    expect(card).to_contain_text("196 tokens, 4 heads of 32 channels")
+    expect(card).to_contain_text("predicts a ratio of 6.12")
+    expect(card.locator("tbody tr")).to_have_count(3, timeout=20_000)
+    expect(explore.locator(".sl-chart circle")).to_have_count(2 * 9, timeout=30_000)
+    link = card.get_by_role("link", name="Data as CSV").get_attribute("href")
+    rows = base64.b64decode(link.split(",")[1]).decode().splitlines()
+    assert rows[0] == "level,order,seconds"
+    assert sum(row.startswith("attention,qk_first") for row in rows) >= 3
+
+
+@needs_browser
+@pytest.mark.browser
+def test_latency_stop(explore):
+    explore.get_by_role("tab", name="Latency").click()
+    explore.get_by_label("number input for Time to spend (seconds)").fill("20")
+    explore.get_by_role("button", name="Measure").click()
+    expect(explore.locator(".sl-orders")).to_be_visible(timeout=20_000)
+    explore.get_by_role("button", name="Stop").click()
+    explore.get_by_role("tab", name="Explore").click()
+    before = norms(explore)
+    explore.locator("#samples button").nth(1).click()  # the queue is free again
+    wait_for_change(explore, norms, before)
+
+
+@needs_browser
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_fits_a_phone(app, browser, scheme):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
@@ -311,6 +344,18 @@ def test_api_limits_what_a_picture_may_cost(app, photo_file):
         )
 
 
+def test_latency_api(app, photo_file):
+    found = Client(app, verbose=False).predict(
+        handle_file(photo_file), resolution=64, seconds=1, api_name="/latency"
+    )
+    assert (found["num_tokens"], found["head_dim"]) == (24, 32)
+    assert found["levels"]["attention"]["qk_first"]["median"] > 0
+    with pytest.raises(AppError, match="choose a lower resolution"):
+        Client(app, verbose=False).predict(
+            handle_file(photo_file), resolution=4000, api_name="/latency"
+        )
+
+
 def test_colour_map_and_head_run_no_model(monkeypatch):
     from app import explore, visitors
 
@@ -327,6 +372,6 @@ def test_a_forgotten_visit_is_explained():
         explore.draw(None, 12, 0, "gray")
 
 
-def test_only_the_named_endpoint_is_public(app):
+def test_only_the_named_endpoints_are_public(app):
     named = Client(app, verbose=False).view_api(return_format="dict")["named_endpoints"]
-    assert list(named) == ["/heatmap"]
+    assert list(named) == ["/heatmap", "/latency"]
