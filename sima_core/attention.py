@@ -19,8 +19,8 @@ Order = Literal["auto", "rule", "qk_first", "kv_first"]
 NORM_FLOOR = 1e-12
 #: Bytes of the largest block of the N × N matrix Q̂K̂ᵀ that ``qk_first`` holds at a time.
 WEIGHTS_BUDGET = 64 * 2**20
-#: Tokens that ``kv_first`` multiplies at a time once there are more.
-TOKEN_BLOCK = 4096
+#: Tokens that ``kv_first`` multiplies at a time once there are more than four times as many.
+TOKEN_BLOCK = 1024
 #: Floor of the ℓ1-norms in the class-attention layers, as published.
 CLASS_NORM_FLOOR = 1e-6
 
@@ -73,7 +73,7 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """The fused projection's output (B, N, 3·C) as views q, k, v, each (B, H, N, d)."""
     batch, num_tokens, width = qkv.shape
     q, k, v = (
-        qkv.view(batch, num_tokens, 3, num_heads, width // (3 * num_heads))
+        qkv.reshape(batch, num_tokens, 3, num_heads, width // (3 * num_heads))
         .permute(2, 0, 3, 1, 4)
         .unbind(0)
     )
@@ -99,7 +99,7 @@ def sima_attention(qkv: Tensor, num_heads: int, order: Order = "auto") -> Tensor
     Raises:
         ValueError: unknown `order`.
     """
-    if qkv.dtype == torch.float16:  # the 1/N magnitudes of SimA leave its range
+    if qkv.dtype is torch.float16:  # the 1/N magnitudes of SimA leave its range
         return sima_attention(qkv.float(), num_heads, order).half()
     head_dim = qkv.shape[-1] // (3 * num_heads)
     if choose_order(order, qkv.shape[1], head_dim) == "qk_first":
@@ -107,53 +107,63 @@ def sima_attention(qkv: Tensor, num_heads: int, order: Order = "auto") -> Tensor
     return _kv_first(qkv, num_heads)
 
 
-def _divide_by_norms(qkv: Tensor, matrix: Tensor) -> Tensor:
+def _divide_by_norms(qkv: Tensor, matrix: Tensor, plain: bool, floor: float = NORM_FLOOR) -> Tensor:
     """Divide the rows of `matrix` by the products of the channels' two ℓ1-norms over the tokens.
 
     (B, N, 3·C) and (B·H, d, cols) to (B·H, d, cols); `matrix` may be overwritten. One pass in the
     projection's own layout, where neighbours in memory are neighbouring channels.
+
+    Args:
+        plain: `kernels.is_plain_inference`, asked once by the caller.
     """
-    if kernels.applies(qkv):
-        return kernels.divide_by_norms(qkv, matrix, NORM_FLOOR)
+    if plain and kernels.supports(qkv):
+        return kernels.divide_by_norms(qkv, matrix, floor)
     batch, _, width = qkv.shape
     dtype = torch.promote_types(qkv.dtype, torch.float32)
-    norms = qkv[..., : 2 * width // 3].abs().sum(dim=1, dtype=dtype).clamp_min(NORM_FLOOR)
+    norms = qkv[..., : 2 * width // 3].abs().sum(dim=1, dtype=dtype).clamp_min(floor)
     q, k = norms.view(batch, 2, width // 3).unbind(1)
     return (matrix / (q * k).view(*matrix.shape[:-1], 1)).to(qkv.dtype)
 
 
 def _kv_first(qkv: Tensor, num_heads: int) -> Tensor:
     """Q·diag(1/n)·(KᵀV): (B, N, 3·C) to (B, N, C)."""
-    batch, num_tokens, width = qkv.shape
-    if batch == 1:  # few and plain operations: at 196 tokens their overhead is a fifth of the time
-        q, k, v = (
-            qkv.view(num_tokens, 3, num_heads, width // (3 * num_heads))
-            .permute(1, 2, 0, 3)
-            .unbind(0)
-        )
-        kv = _divide_by_norms(qkv, torch.bmm(k.transpose(1, 2), v))
-        if num_tokens <= TOKEN_BLOCK or not kernels.is_plain_inference(qkv):
-            return torch.bmm(q, kv).transpose(0, 1).reshape(1, num_tokens, width // 3)
-        # By blocks of tokens: the product's own layout then lives in a small buffer that is used
-        # again and again, instead of a large one that the system must map page by page.
-        x = qkv.new_empty(1, num_tokens, num_heads, width // (3 * num_heads))
-        blocks = zip(torch.split(q, TOKEN_BLOCK, 1), torch.split(x[0], TOKEN_BLOCK), strict=True)
-        for rows, out in blocks:
-            out.copy_(torch.bmm(rows, kv).transpose(0, 1))
-        return x.flatten(2)
+    plain = kernels.is_plain_inference(qkv)
+    if plain and qkv.shape[0] == 1:
+        return _kv_first_of_one(qkv, num_heads)
     q, k, v = split_heads(qkv, num_heads)
     kv = k.transpose(-2, -1) @ v
-    kv = _divide_by_norms(qkv, kv.flatten(0, 1)).view_as(kv)
+    kv = _divide_by_norms(qkv, kv.flatten(0, 1), plain).view_as(kv)
     return (q @ kv).transpose(1, 2).flatten(2)
+
+
+def _kv_first_of_one(qkv: Tensor, num_heads: int) -> Tensor:
+    """`_kv_first` for one image in plain inference: (1, N, 3·C) to (1, N, C).
+
+    Few and plain operations, since at 196 tokens their overhead is a fifth of the time.
+    """
+    _, num_tokens, width = qkv.shape
+    head_dim = width // (3 * num_heads)
+    q, k, v = qkv.view(num_tokens, 3, num_heads, head_dim).permute(1, 2, 0, 3).unbind(0)
+    kv = _divide_by_norms(qkv, torch.bmm(k.transpose(1, 2), v), plain=True)
+    if num_tokens <= 4 * TOKEN_BLOCK:
+        return torch.bmm(q, kv).transpose(0, 1).reshape(1, num_tokens, width // 3)
+    # By blocks of tokens: the product in its own layout then stays in the cache until it is copied,
+    # in a small buffer instead of a large one that the system must map page by page.
+    x = qkv.new_empty(num_tokens, num_heads, head_dim)
+    blocks = zip(torch.split(q, TOKEN_BLOCK, 1), torch.split(x, TOKEN_BLOCK), strict=True)
+    for rows, out in blocks:
+        out.copy_(torch.bmm(rows, kv).transpose(0, 1))
+    return x.view(1, num_tokens, width // 3)
 
 
 def _qk_first(qkv: Tensor, num_heads: int) -> Tensor:
     """((Q·diag(1/n))Kᵀ)V by blocks of Q's rows: (B, N, 3·C) to (B, N, C)."""
     batch, num_tokens, width = qkv.shape
     head_dim = width // (3 * num_heads)
-    scales = _divide_by_norms(qkv, qkv.new_ones(batch * num_heads, head_dim, 1))
+    plain = kernels.is_plain_inference(qkv)
+    scales = _divide_by_norms(qkv, qkv.new_ones(batch * num_heads, head_dim, 1), plain)
     rows = max(1, WEIGHTS_BUDGET // (batch * num_heads * num_tokens * qkv.element_size()))
-    if batch == 1 and rows >= num_tokens:  # as in `_kv_first`
+    if plain and batch == 1 and rows >= num_tokens:  # as in `_kv_first_of_one`
         q, k, v = qkv.view(num_tokens, 3, num_heads, head_dim).permute(1, 2, 0, 3).unbind(0)
         x = torch.bmm(torch.bmm(q, k.transpose(1, 2) * scales), v)
         return x.transpose(0, 1).reshape(1, num_tokens, width // 3)
@@ -256,7 +266,12 @@ class SimAClassAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = split_heads(self.qkv(x), self.num_heads)
-        q, k = l1_normalize(q, CLASS_NORM_FLOOR), l1_normalize(k, CLASS_NORM_FLOOR)
-        x = q[:, :, :1] @ k.transpose(-2, -1) @ v
+        qkv = self.qkv(x)
+        q, k, v = split_heads(qkv, self.num_heads)
+        batch, num_heads, _, head_dim = q.shape
+        # Only one row of Q̂ is needed, and K̂ not at all: that row takes both norms.
+        row = q[:, :, 0].clone().view(batch * num_heads, head_dim, 1)  # it is divided in place
+        plain = kernels.is_plain_inference(qkv)
+        row = _divide_by_norms(qkv, row, plain, CLASS_NORM_FLOOR)
+        x = row.view(batch, num_heads, 1, head_dim) @ k.transpose(-2, -1) @ v
         return cast(Tensor, self.proj_drop(self.proj(x.transpose(1, 2).flatten(2))))

@@ -33,11 +33,12 @@ def is_plain_inference(qkv: Tensor) -> bool:
     """Whether operations on this tensor are neither recorded, traced nor compiled.
 
     Autograd and torch's compilers and tracers must see PyTorch's own operations, out of place and
-    the same for every size.
+    the same for every size. What is not contiguous takes their way too.
     """
     return (
         not torch.compiler.is_compiling()
         and type(qkv) is Tensor
+        and qkv.is_contiguous()
         and not (qkv.requires_grad and torch.is_grad_enabled())
         and torch._C._get_tracing_state() is None
     )
@@ -48,40 +49,27 @@ def available() -> bool:
     return _function() is not None
 
 
-def applies(qkv: Tensor) -> bool:
-    """Whether `divide_by_norms` can be used: plain inference in float32 on the processor."""
-    return (
-        is_plain_inference(qkv)
-        and qkv.dtype is torch.float32
-        and qkv.is_cpu
-        and qkv.is_contiguous()
-        and _function() is not None
-    )
+def supports(qkv: Tensor) -> bool:
+    """Whether `divide_by_norms` can take this tensor: float32 on the processor, and a compiler."""
+    return qkv.dtype is torch.float32 and qkv.is_cpu and _function() is not None
 
 
 def divide_by_norms(qkv: Tensor, matrix: Tensor, floor: float) -> Tensor:
     """Divide `matrix` in place by the products of each channel's two ℓ1-norms over the tokens.
 
     Args:
-        qkv: contiguous (B, N, 3·C) for which `applies` holds.
+        qkv: contiguous (B, N, 3·C) for which `is_plain_inference` and `supports` hold.
         matrix: contiguous (B·H, d, cols), float32, with H·d = C; its rows are the channels.
         floor: the least norm.
 
     Raises:
         MemoryError: not even a few kilobytes are left.
     """
-    batch, num_tokens, width = qkv.shape
     function = _function()
     assert function is not None
-    if function(
-        qkv.data_ptr(),
-        batch,
-        num_tokens,
-        width // 3,
-        floor,
-        matrix.data_ptr(),
-        matrix.shape[-1],
-    ):
+    batch, num_tokens, width = qkv.shape
+    addresses = qkv.data_ptr(), matrix.data_ptr()
+    if function(*addresses, batch, num_tokens, width // 3, matrix.shape[-1], floor):
         raise MemoryError("no memory is left for the norms")
     return matrix
 
@@ -98,7 +86,7 @@ def _function() -> _Function | None:
         return None  # an odd compiler, a full disk: PyTorch's operations do as well
     function = library.divide_by_norms
     size, address = ctypes.c_size_t, ctypes.c_void_p
-    function.argtypes = [address, size, size, size, ctypes.c_float, address, size]
+    function.argtypes = [address, address, size, size, size, size, ctypes.c_float]
     function.restype = ctypes.c_int
     found: _Function = function
     return found

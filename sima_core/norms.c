@@ -27,11 +27,12 @@ static void add_rows(const float *restrict x, size_t rows, size_t stride, size_t
  * qkv: (batch, tokens, 3 * channels). Sums are taken in float over at most 32 rows and in double
  * beyond, so that long sequences lose no digits. Returns 0, or 1 if there is no memory.
  */
-int divide_by_norms(const float *qkv, size_t batch, size_t tokens, size_t channels, float floor,
-                    float *matrix, size_t cols) {
+int divide_by_norms(const float *qkv, float *matrix, size_t batch, size_t tokens, size_t channels,
+                    size_t cols, float floor) {
     const size_t width = 2 * channels, stride = 3 * channels, chunk = 32;
     double *norms = malloc(width * sizeof(double));
-    int failed = norms == NULL;
+    float *scales = malloc(channels * sizeof(float));
+    int failed = norms == NULL || scales == NULL;
     for (size_t image = 0; image < batch && !failed; image++) {
         const float *x = qkv + image * tokens * stride;
         for (size_t i = 0; i < width; i++)
@@ -62,16 +63,18 @@ int divide_by_norms(const float *qkv, size_t batch, size_t tokens, size_t channe
             free(own);
             free(sums);
         }
-        float *restrict rows = matrix + image * channels * cols;
-        for (size_t c = 0; c < channels; c++) {
+        for (size_t c = 0; c < channels; c++) { /* apart from the next loop, so that it is vectorised */
             double q = norms[c], k = norms[channels + c];
             q = q < floor ? floor : q; /* not fmax: NaN must stay */
             k = k < floor ? floor : k;
-            const float scale = 1.0f / (float)(q * k);
-            for (size_t i = 0; i < cols; i++)
-                rows[c * cols + i] *= scale;
+            scales[c] = (float)(1.0 / (q * k));
         }
+        float *restrict rows = matrix + image * channels * cols;
+        for (size_t c = 0; c < channels; c++)
+            for (size_t i = 0; i < cols; i++)
+                rows[c * cols + i] *= scales[c];
     }
+    free(scales);
     free(norms);
     return failed;
 }

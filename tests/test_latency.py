@@ -92,7 +92,8 @@ def test_tracers_and_autograd_see_torch_operations():
     traced = torch.jit.trace(lambda x: sima_attention(x, 2), qkv)
     other = torch.randn(1, 40, 3 * 8)
     torch.testing.assert_close(traced(other), sima_attention(other, 2))
-    assert not kernels.applies(qkv.requires_grad_())
+    assert kernels.is_plain_inference(qkv)
+    assert not kernels.is_plain_inference(qkv.requires_grad_())
 
 
 # ---- auto ------------------------------------------------------------------------------------
