@@ -23,7 +23,6 @@ from sima_core.latency import (
     SweepPoint,
     compare_orders,
     orders_over_tokens,
-    require_memory,
     sweep,
 )
 
@@ -96,7 +95,6 @@ def comparison(
             f"at {resolution} px this picture becomes {num_tokens:,} tokens, and (Q̂K̂ᵀ)V over so "
             "many would take too long here: choose a lower resolution."
         )
-    require_memory(32 * width * height * attention.num_heads * attention.head_dim // 16)
     everything = macs * len(layers) <= MAX_MODEL_MACS
     levels: tuple[Level, ...] = ("attention", "block", "model") if everything else ("attention",)
     pixels = preprocess(image, resolution, patch_size(model))

@@ -30,7 +30,7 @@ from .attention import (
     sima_attention,
     split_heads,
 )
-from .capture import attention_layers, layer_numbers
+from .capture import attention_layers, layer_numbers, patch_size
 from .runtime import available_memory, versions
 
 #: A thing to time: called without arguments, its result is thrown away.
@@ -331,11 +331,14 @@ def compare_orders(
         seconds: the time budget, shared equally by the levels.
 
     Raises:
-        ValueError: a layer that does not exist.
+        ValueError: a layer that does not exist, or more memory needed than is free.
     """
     attentions = attention_layers(model)
     [number] = layer_numbers(layer, len(attentions))
     attention = attentions[number - 1]
+    num_tokens = pixels[0, 0].numel() // patch_size(model) ** 2
+    # About what a forward pass holds at its widest, in the convolutions before the first layer.
+    require_memory(4 * 40 * num_tokens * attention.num_heads * attention.head_dim)
     block, block_inputs, qkv = _layer_inputs(model, attention, pixels)
     num_heads, head_dim = attention.num_heads, attention.head_dim
 

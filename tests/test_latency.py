@@ -9,7 +9,7 @@ from test_attention import written_out
 from test_cli import run
 from torch.utils.benchmark import Measurement
 
-from sima_core import attention, calibration, kernels
+from sima_core import attention, calibration, kernels, latency
 from sima_core.attention import choose_order, set_crossovers, sima_attention
 from sima_core.latency import (
     ORDERS,
@@ -198,7 +198,7 @@ def test_compare_orders(model):
     assert found.intermediate_bytes("kv_first") == 4 * 4 * 32**2
     assert found.relative_difference < 1e-5
     assert list(found.levels) == ["attention", "block", "model"]
-    assert found.chosen in found.reason or "first" in found.reason
+    assert ("auto multiplies Q̂K̂ᵀ first" in found.reason) == (found.chosen == "qk_first")
     assert orders == [m.order for m in model.modules() if isinstance(m, attention.SimAttention)]
     json.dumps(found.as_dict())
 
@@ -215,6 +215,13 @@ def test_memory_is_checked_before_any_work():
     require_memory(1)
     with pytest.raises(ValueError, match="choose a lower resolution"):
         require_memory(10**15)
+
+
+def test_pictures_that_do_not_fit_are_refused_before_any_work(model, monkeypatch):
+    monkeypatch.setattr(latency, "available_memory", lambda: 10**6)
+    monkeypatch.setattr(model, "forward", None)  # would fail if it were called
+    with pytest.raises(ValueError, match="choose a lower resolution"):
+        next(compare_orders(model, torch.randn(1, 3, 224, 224)))
 
 
 # ---- the command -----------------------------------------------------------------------------
