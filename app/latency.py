@@ -205,7 +205,11 @@ def curve_html(points: Sequence[SweepPoint], most: int) -> str:
     crossing = crossing_point(points)
     if crossing:
         rules.insert(0, Rule(crossing, f"measured crossover: {crossing:.0f}"))
-    found = f"they cross near {crossing:.0f} tokens" if crossing else "they do not cross yet"
+    found = (
+        f"the measured orders cross near {crossing:.0f} tokens"
+        if crossing
+        else "the measured orders do not cross between these sizes"
+    )
     rows = [("tokens", *(f"{o} seconds" for o in ORDERS))] + [
         (p.num_tokens, *(p.timings.seconds(o) for o in ORDERS)) for p in points
     ]
@@ -214,6 +218,8 @@ def curve_html(points: Sequence[SweepPoint], most: int) -> str:
     )
     return (
         f'<section class="sl-card"><h3>Time over the number of tokens</h3>{chart}'
+        f"<p>Multiplications alone would cross at {head_dim} tokens; {found}. With few tokens, "
+        "starting the operations takes longer than the multiplications themselves.</p>"
         f'<p class="sl-fine">{escape(Machine.here(torch.empty(0)))}. {csv_link(rows, "curve")}</p>'
         "</section>"
     )
