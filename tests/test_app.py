@@ -352,7 +352,7 @@ def test_latency_api(app, photo_file):
     assert found["levels"]["attention"]["qk_first"]["median"] > 0
     with pytest.raises(AppError, match="choose a lower resolution"):
         Client(app, verbose=False).predict(
-            handle_file(photo_file), resolution=4000, api_name="/latency"
+            handle_file(photo_file), resolution=3000, api_name="/latency"
         )
 
 
