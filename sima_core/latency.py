@@ -87,14 +87,16 @@ def interleave(
     Each round takes them in a fresh random order and makes one discarded call before each timed
     block, since neighbours leave each other warm or cold caches.
     """
+    # Never left on across a yield: the mode belongs to a thread, and a generator may change threads.
     with torch.inference_mode():
         calls = {name: _calls_per_block(run) for name, run in candidates.items()}
-        times: dict[str, list[float]] = {name: [] for name in candidates}
-        end = time.perf_counter() + seconds
-        names = list(candidates)
-        rounds = 0
-        while rounds < min_rounds or time.perf_counter() < end:
-            random.shuffle(names)
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    names = list(candidates)
+    rounds = 0
+    while rounds < min_rounds or time.perf_counter() < end:
+        random.shuffle(names)
+        with torch.inference_mode():
             for name in names:
                 run = candidates[name]
                 run()
@@ -102,17 +104,17 @@ def interleave(
                 for _ in range(calls[name]):
                     run()
                 times[name].append(device_timer() - start)
-            rounds += 1
-            yield Timings(
-                {
-                    name: Measurement(
-                        calls[name],
-                        list(times[name]),
-                        TaskSpec(name, "", label=name, num_threads=torch.get_num_threads()),
-                    )
-                    for name in candidates
-                }
-            )
+        rounds += 1
+        yield Timings(
+            {
+                name: Measurement(
+                    calls[name],
+                    list(times[name]),
+                    TaskSpec(name, "", label=name, num_threads=torch.get_num_threads()),
+                )
+                for name in candidates
+            }
+        )
 
 
 def measure(candidates: Mapping[str, Candidate], seconds: float, min_rounds: int = 5) -> Timings:

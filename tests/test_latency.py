@@ -169,6 +169,11 @@ def test_candidates_are_interleaved():
     assert blocks.count("a") >= 3  # back and forth, not one after the other
 
 
+def test_inference_mode_does_not_leak_between_rounds():
+    for _ in interleave({"a": lambda: None}, 0.0, min_rounds=2):
+        assert not torch.is_inference_mode_enabled()
+
+
 def test_reference_formulations():
     qkv = torch.randn(2, 30, 3 * 16)
     for order in ORDERS:
