@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--resolution", type=int, default=224, help="shorter side in pixels")
     latency.add_argument("--seconds", type=float, default=6.0, help="time budget (of a point)")
     latency.add_argument("--threads", type=int, help="default: the processors that may be used")
-    latency.add_argument("--device", help="for sweeps: cpu, cuda; default: both where there are")
-    latency.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="for sweeps")
+    latency.add_argument("--device", help="cpu or cuda; default: cpu, and sweeps on both")
+    latency.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
     latency.add_argument("--json", action="store_true", help="for machines, on standard output")
     latency.add_argument("--plot", type=Path, metavar="FILE.png", help="for sweeps")
     latency.set_defaults(run=run_latency)
@@ -174,6 +174,8 @@ def run_latency(options: argparse.Namespace) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
+        if options.device:
+            require_device(options.device)
         if options.sweep:
             return _sweep(options)
         calibration.apply()
@@ -183,9 +185,10 @@ def run_latency(options: argparse.Namespace) -> int:
 
 
 def _orders(options: argparse.Namespace) -> int:
-    model = load_model(options.checkpoint, options.architecture)
+    device, dtype = options.device or "cpu", DTYPES[options.dtype]
+    model = load_model(options.checkpoint, options.architecture).to(device, dtype)
     image = load_image(options.image)
-    pixels = preprocess(image, options.resolution, patch_size(model))
+    pixels = preprocess(image, options.resolution, patch_size(model)).to(device, dtype)
     with tqdm(total=round(options.seconds, 1), unit="s", leave=False, disable=None) as progress:
         start = time.perf_counter()
         found = None
@@ -223,7 +226,6 @@ def _sweep(options: argparse.Namespace) -> int:
         devices.append("cuda")
     results: dict[str, list[SweepPoint]] = {}
     for device in devices:
-        require_device(device)
         measured = sweep(
             options.sweep, options.seconds / 3, device=device, dtype=DTYPES[options.dtype]
         )

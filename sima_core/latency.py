@@ -87,7 +87,7 @@ def interleave(
     Each round takes them in a fresh random order and makes one discarded call before each timed
     block, since neighbours leave each other warm or cold caches.
     """
-    # Never left on across a yield: the mode belongs to a thread, and a generator may change threads.
+    # Never on across a yield: the mode belongs to a thread, and a generator may change threads.
     with torch.inference_mode():
         calls = {name: _calls_per_block(run) for name, run in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}

@@ -20,7 +20,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from install_browser import find_browser
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from sima_core import load_image, load_model, token_norms
 from sima_core.images import preprocess
@@ -257,13 +257,18 @@ def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
     expect(explore.locator(".toast-body")).to_contain_text("There is no public model")
 
 
+def start_measuring(page: Page, seconds: int) -> Locator:
+    """Press Measure in the Latency tab; returns the card that shows both orders."""
+    page.get_by_role("tab", name="Latency").click()
+    page.get_by_label("number input for Time to spend (seconds)").fill(str(seconds))
+    page.get_by_role("button", name="Measure").click()
+    return page.locator(".sl-orders")
+
+
 @needs_browser
 @pytest.mark.browser
 def test_latency_tab(explore):
-    explore.get_by_role("tab", name="Latency").click()
-    explore.get_by_label("number input for Time to spend (seconds)").fill("3")
-    explore.get_by_role("button", name="Measure").click()
-    card = explore.locator(".sl-orders")
+    card = start_measuring(explore, seconds=3)
     expect(card).to_contain_text("times as fast", timeout=20_000)
     expect(card).to_contain_text("196 tokens, 4 heads of 32 channels")
     expect(card).to_contain_text("predicts a ratio of 6.12")
@@ -278,10 +283,7 @@ def test_latency_tab(explore):
 @needs_browser
 @pytest.mark.browser
 def test_latency_stop(explore):
-    explore.get_by_role("tab", name="Latency").click()
-    explore.get_by_label("number input for Time to spend (seconds)").fill("20")
-    explore.get_by_role("button", name="Measure").click()
-    expect(explore.locator(".sl-orders")).to_be_visible(timeout=20_000)
+    expect(start_measuring(explore, seconds=20)).to_be_visible(timeout=20_000)
     explore.get_by_role("button", name="Stop").click()
     explore.get_by_role("tab", name="Explore").click()
     before = norms(explore)

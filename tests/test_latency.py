@@ -242,6 +242,12 @@ def test_latency_of_a_picture(photo_file):
     assert found["machine"]["threads"] >= 1
 
 
+def test_latency_in_bfloat16(photo_file):
+    done = run("latency", photo_file, "--seconds", 0.3, "--dtype", "bfloat16", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["machine"]["dtype"] == "bfloat16"
+
+
 def test_latency_in_words(photo_file):
     done = run("latency", photo_file, "--seconds", 0.5)
     assert done.returncode == 0
@@ -265,6 +271,7 @@ def test_sweep_as_table_and_plot(tmp_path):
         (["gone.png"], "no such file"),
         (["LICENSE"], "not a picture"),
         (["--sweep", "tokens", "--device", "abacus"], "no device 'abacus'"),
+        (["LICENSE", "--device", "abacus"], "no device 'abacus'"),
         (["--sweep", "tokens", "--seconds", "0"], "more than 0"),
     ],
 )
