@@ -1,0 +1,360 @@
+"""Score the heatmaps of a model on a whole split of COCO, beside baselines and random weights."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from torch import nn
+
+from .analysis import SIDES, Analysis, analyze
+from .capture import patch_size
+from .checkpoints import load_model, provenance
+from .coco import CocoError, CocoSplit, annotations_file
+from .faithfulness import curves, random_ranking
+from .images import ImageError, preprocess
+from .metrics import (
+    METRICS,
+    Estimate,
+    Map,
+    Scores,
+    Target,
+    centre_map,
+    random_heatmap,
+    skip_reason,
+    uniform_map,
+)
+from .runtime import cache_folder, versions
+
+#: What a picture can be left out for.
+SKIPPED = ("small", "large", "unannotated", "unreadable")
+#: Metric names as people write them.
+METRIC_NAMES = {
+    "pointing_game": "pointing game",
+    "energy": "energy",
+    "energy_lift": "energy lift",
+    "rank_accuracy": "rank accuracy",
+    "auc": "AUC",
+}
+
+_BASELINES = ("centre", "random", "uniform")
+#: Grows when what is scored changes, so that an interrupted run of old code is not continued.
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """What was found on one picture: why it was skipped, or its scores."""
+
+    id: int
+    skipped: str | None = None
+    #: Scores by map: ``query/12``, ``untrained_key/3``, ``centre``.
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    #: Insertion and deletion AUC by map, where asked for.
+    faithfulness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    #: Seconds of both models' forward passes, and of everything that scoring adds to them.
+    forward_seconds: float = 0.0
+    scoring_seconds: float = 0.0
+    #: A sentence on what was wrong with an unreadable picture.
+    problem: str = ""
+
+
+def baseline_maps(analysis: Analysis, image_id: int) -> dict[str, Map]:
+    """The maps of no model: ``centre``, ``random`` and ``uniform``."""
+    size = analysis.image.size
+    noise = random_heatmap(analysis.grid, image_id).resize(size)
+    return dict(zip(_BASELINES, (centre_map(*size), noise, uniform_map(*size)), strict=True))
+
+
+def untrained_twin(model: nn.Module) -> nn.Module:
+    """The same architecture with random weights, always the same ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return load_model(provenance(model).architecture)
+
+
+def evaluate(
+    split: CocoSplit,
+    model: nn.Module,
+    layers: Sequence[int] = (12,),
+    resolution: int = 224,
+    limit: int | None = None,
+    faithfulness: bool = False,
+    resume: bool = True,
+) -> Iterator[PictureResult]:
+    """Score every picture of the split, one at a time, in order of their ids.
+
+    What an interrupted run has done is taken from the cache folder; a whole run leaves nothing
+    there. A picture that cannot be read is skipped and says why.
+
+    Args:
+        layers: numbers from 1; `layer_numbers` resolves others.
+        limit: stop after so many pictures.
+        faithfulness: insertion and deletion too: some 250 more forward passes a picture.
+
+    Raises:
+        ValueError: a layer that does not exist.
+    """
+    twin = untrained_twin(model)
+    ids = split.ids[:limit]
+    journal = _Journal(_journal_file(split, model, layers, resolution, faithfulness), resume)
+    for image_id in ids:
+        if (done := journal.found.get(image_id)) is not None:
+            yield done
+            continue
+        result = _score_picture(split, image_id, model, twin, layers, resolution, faithfulness)
+        if result.skipped != "unreadable":  # which may be mended before the next run
+            journal.add(result)
+        yield result
+    journal.delete()
+
+
+def _score_picture(
+    split: CocoSplit,
+    image_id: int,
+    model: nn.Module,
+    twin: nn.Module,
+    layers: Sequence[int],
+    resolution: int,
+    faithful: bool,
+) -> PictureResult:
+    if not split.is_annotated(image_id):
+        return PictureResult(image_id, "unannotated")
+    try:
+        image = split.load(image_id)
+        start = time.perf_counter()
+        mask = split.mask(image_id)
+        if reason := skip_reason(mask):
+            return PictureResult(image_id, reason)
+        masking = time.perf_counter() - start
+        start = time.perf_counter()
+        ours, random_weights = (analyze(m, image, resolution, layers) for m in (model, twin))
+        forward = time.perf_counter() - start
+    except (CocoError, ImageError) as error:
+        return PictureResult(image_id, "unreadable", problem=str(error))
+    start = time.perf_counter()
+    target = Target(mask)
+    scores = {name: target.score(a) for name, a in baseline_maps(ours, image_id).items()}
+    for prefix, analysis in (("", ours), ("untrained_", random_weights)):
+        for side in SIDES:
+            for layer in layers:
+                a = analysis.heatmap(side, layer).resize(image.size)
+                scores[f"{prefix}{side}/{layer}"] = target.score(a)
+    scoring = time.perf_counter() - start + masking
+    found = _faithfulness(model, ours, image_id, main_layer(layers)) if faithful else {}
+    return PictureResult(image_id, None, scores, found, forward, scoring)
+
+
+def _faithfulness(
+    model: nn.Module, analysis: Analysis, image_id: int, layer: int
+) -> dict[str, dict[str, float]]:
+    pixels = preprocess(analysis.image, analysis.resolution, patch_size(model))
+    rows, cols = analysis.grid
+    rankings: dict[str, ArrayLike] = {s: analysis.token_norms(s, layer) for s in SIDES}
+    rankings["centre"] = centre_map(cols, rows)
+    rankings["random"] = random_ranking(analysis.grid, image_id)
+    return {
+        name: {curve: c.auc for curve, c in curves(model, pixels, ranking).items()}
+        for name, ranking in rankings.items()
+    }
+
+
+def main_layer(layers: Sequence[int]) -> int:
+    """The layer that the summary is about: the paper's 12 if it is among them, else the last."""
+    return 12 if 12 in layers else layers[-1]
+
+
+class _Journal:
+    """Results on disk, one JSON line each, so that an interrupted run can go on."""
+
+    def __init__(self, file: Path, resume: bool) -> None:
+        self._file = file
+        self.found: dict[int, PictureResult] = {}
+        if not resume:
+            self.delete()
+        if file.is_file():
+            for line in file.read_text("utf-8").splitlines():
+                try:
+                    values = json.loads(line)
+                    scores = {k: Scores(*v) for k, v in values.pop("scores").items()}
+                    result = PictureResult(scores=scores, **values)
+                except (ValueError, TypeError, KeyError, AttributeError):
+                    continue  # the last line of a run that was killed while it wrote
+                self.found[result.id] = result
+
+    def add(self, result: PictureResult) -> None:
+        values = dataclasses.asdict(result)
+        values["scores"] = {k: dataclasses.astuple(v) for k, v in result.scores.items()}
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as lines:
+                lines.write("\n" + json.dumps(values))
+        except OSError:
+            pass  # without a journal the run goes on, only not after an interruption
+
+    def delete(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+
+def _journal_file(
+    split: CocoSplit, model: nn.Module, layers: Sequence[int], resolution: int, faithful: bool
+) -> Path:
+    origin = provenance(model)
+    listed = annotations_file(split.root, split.split).stat()
+    about = [
+        _FORMAT, origin.architecture, origin.sha256, str(split.root.resolve()), split.split,
+        listed.st_size, listed.st_mtime_ns, list(layers), resolution, faithful, versions(),
+    ]  # fmt: skip
+    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+    return cache_folder() / "evaluations" / f"{name}.jsonl"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A split's results in figures: means over the pictures that were scored."""
+
+    layer: int
+    layers: tuple[int, ...]
+    images: int
+    skipped: Mapping[str, int]
+    #: Map name as in `PictureResult.scores` to metric to mean.
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    #: Mean of query − centre and key − centre over the same pictures, by metric.
+    against_centre: Mapping[str, Mapping[str, Estimate]]
+    faithfulness: Mapping[str, Mapping[str, Estimate]]
+    #: Time that scoring adds to both forward passes, as a share of theirs.
+    scoring_ratio: float
+
+    @classmethod
+    def of(cls, results: Sequence[PictureResult], layers: Sequence[int]) -> "Summary":
+        """Summarise results.
+
+        Raises:
+            ValueError: no picture was scored.
+        """
+        counted = Counter(r.skipped for r in results)
+        scored = [r for r in results if r.skipped is None]
+        if not scored:
+            raise ValueError("no picture could be scored: " + skipped_in_words(counted))
+        layer = main_layer(layers)
+
+        def column(name: str, metric: str) -> list[float]:
+            return [getattr(r.scores[name], metric) for r in scored]
+
+        def difference(one: str, other: str, metric: str) -> Estimate:
+            pairs = zip(column(one, metric), column(other, metric), strict=True)
+            return Estimate.of([a - b for a, b in pairs])
+
+        return cls(
+            layer,
+            tuple(layers),
+            len(scored),
+            {reason: counted[reason] for reason in SKIPPED},
+            {name: {m: Estimate.of(column(name, m)) for m in METRICS} for name in scored[0].scores},
+            {
+                side: {m: difference(f"{side}/{layer}", "centre", m) for m in METRICS}
+                for side in SIDES
+            },
+            {
+                name: {k: Estimate.of([r.faithfulness[name][k] for r in scored]) for k in curve}
+                for name, curve in scored[0].faithfulness.items()
+            },
+            sum(r.scoring_seconds for r in scored) / sum(r.forward_seconds for r in scored),
+        )
+
+    def main_maps(self) -> dict[str, Mapping[str, Estimate]]:
+        """The maps of the main layer and the baselines, by plain name."""
+        ours = {name: f"{name}/{self.layer}" for name in ("query", "key")}
+        twins = {name: f"{name}/{self.layer}" for name in ("untrained_query", "untrained_key")}
+        names = {**ours, **{b: b for b in _BASELINES}, **twins}
+        return {name: self.estimates[full] for name, full in names.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; see `evaluate` in the README."""
+        sides = ("query", "key", "untrained_query", "untrained_key")
+        found = {
+            "layer": self.layer,
+            "images": self.images,
+            "skipped": dict(self.skipped),
+            "maps": {name: _plain(estimates) for name, estimates in self.main_maps().items()},
+            "layers": {
+                str(layer): {side: _plain(self.estimates[f"{side}/{layer}"]) for side in sides}
+                for layer in self.layers
+            },
+            "against_centre": {n: _plain(e) for n, e in self.against_centre.items()},
+        }
+        if self.faithfulness:
+            found["faithfulness"] = {n: _plain(e) for n, e in self.faithfulness.items()}
+        return found
+
+    def table(self) -> str:
+        """For people: a row a map, a column a metric, means with 95 % intervals."""
+        return _table(self.main_maps(), METRIC_NAMES)
+
+    def faithfulness_table(self) -> str:
+        """The same for insertion (higher is better) and deletion (lower is better)."""
+        names = {n: n.replace("_", ", ") for n in next(iter(self.faithfulness.values()))}
+        return _table(self.faithfulness, names)
+
+
+def skipped_in_words(skipped: Mapping[str | None, int] | Mapping[str, int]) -> str:
+    """Such as ``3 left out: 2 with objects under 1 % of the picture, 1 unannotated``."""
+    words = {
+        "small": "with objects under 1 % of the picture",
+        "large": "with objects over 80 % of it",
+        "unannotated": "unannotated",
+        "unreadable": "unreadable",
+    }
+    parts = [f"{n} {word}" for k, word in words.items() if (n := dict(skipped).get(k, 0))]
+    return ", ".join(parts) or "none"
+
+
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, estimate in estimates.items():
+        found[name] = round(estimate.mean, 6)
+        found[f"{name}_ci"] = [round(estimate.low, 6), round(estimate.high, 6)]
+    return found
+
+
+def _table(rows: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, str]) -> str:
+    lines = [f"{'map':<16}" + "".join(f"{name:>25}" for name in columns.values())]
+    for name, estimates in rows.items():
+        lines.append(f"{name:<16}" + "".join(f"{estimates[c]!s:>25}" for c in columns))
+    return "\n".join(lines)
+
+
+def plot(summary: Summary, title: str, file: Path) -> None:
+    """Draw every metric by layer, or as bars where there is one layer, with intervals, as PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(15, 3.6), layout="constrained")
+        all_axes = figure.subplots(1, len(METRICS))
+        for axes, (metric, name) in zip(all_axes, METRIC_NAMES.items(), strict=True):
+            centre = summary.estimates["centre"][metric].mean
+            axes.axhline(centre, color="0.4", linestyle="--", label="centre")
+            for color, side in zip(("tab:purple", "tab:orange"), SIDES, strict=True):
+                for prefix, style in (("", "o-"), ("untrained_", "x:")):
+                    of_layer = (summary.estimates[f"{prefix}{side}/{n}"] for n in summary.layers)
+                    found = [estimates[metric] for estimates in of_layer]
+                    means = [e.mean for e in found]
+                    errors = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+                    label = f"{prefix.replace('_', ' ')}{side}"
+                    look = {"fmt": style, "color": color, "label": label, "capsize": 2}
+                    axes.errorbar(summary.layers, means, errors, **look)
+            axes.set(title=name, xlabel="layer", xticks=summary.layers)
+        all_axes[-1].legend(fontsize=7)
+        figure.suptitle(title)
+        figure.savefig(file, dpi=120)
