@@ -4,7 +4,16 @@ import os
 
 import gradio as gr
 
-from app import charts, explore, latency, theme, viewer, visitors  # noqa: F401  # all, at start
+from app import (  # noqa: F401  # all, at start
+    charts,
+    coco,
+    evidence,
+    explore,
+    latency,
+    theme,
+    viewer,
+    visitors,
+)
 from sima_core import calibration
 from sima_core.runtime import keep_freed_memory, use_available_cpus
 
@@ -21,10 +30,15 @@ with gr.Blocks(
     title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
 ) as demo:
     gr.HTML(theme.HEADER)
-    with gr.Tab("Explore", id="explore-tab"):
-        looking_at = explore.build(demo)
-    with gr.Tab("Latency", id="latency-tab"):
-        latency.build(looking_at)
+    with gr.Tabs() as tabs:
+        with gr.Tab("Explore", id="explore-tab"):
+            looking_at = explore.build(demo)
+        with gr.Tab("COCO", id="coco-tab") as coco_tab:
+            coco.build(demo, coco_tab, tabs, looking_at)
+        with gr.Tab("Evidence", id="evidence-tab"):
+            evidence.build()
+        with gr.Tab("Latency", id="latency-tab"):
+            latency.build(looking_at)
 
 demo.queue(max_size=64, api_open=False)  # nothing gets past the queue
 

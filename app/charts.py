@@ -30,35 +30,73 @@ class Rule:
     name: str
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """What values an axis runs over, where its ticks are, and whether it is logarithmic."""
+
+    low: float
+    high: float
+    ticks: Sequence[float]
+    log: bool
+
+    def place(self, value: float) -> float:
+        """From 0 at the axis' low end to 1 at its high one."""
+        if self.log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
 def log_chart(
     series: Sequence[Series], x_name: str, y_name: str, alt: str, rules: Sequence[Rule] = ()
 ) -> str:
     """Lines over two logarithmic axes, with a legend; empty if there is no point yet."""
-    points = [p for s in series for p in s.points]
-    if not points:
+    if not any(s.points for s in series):
         return ""
-    x_low, x_high = _range([x for x, _ in points] + [r.x for r in rules])
-    y_low, y_high = _range(
-        [y for _, y in points] + [y for s in series for p in s.spread for y in p]
-    )
+    x, y = _values(series)
+    axes = (_log_axis([*x, *(r.x for r in rules)]), _log_axis(y))
+    return _chart(series, x_name, y_name, alt, rules, *axes)
 
+
+def linear_chart(series: Sequence[Series], x_name: str, y_name: str, alt: str) -> str:
+    """Lines over whole numbers, with a linear axis upwards, and a legend."""
+    x, y = _values(series)
+    across = _Axis(min(x) - 0.5, max(x) + 0.5, sorted({round(v) for v in x}), log=False)
+    step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if max(y) - min(y) <= 8 * s)
+    low, high = math.floor(min(y) / step), math.ceil(max(y) / step)
+    ticks = [step * i for i in range(low, high + 1)]
+    up = _Axis(ticks[0], max(ticks[-1], ticks[0] + step), ticks, log=False)
+    return _chart(series, x_name, y_name, alt, (), across, up)
+
+
+def _values(series: Sequence[Series]) -> tuple[list[float], list[float]]:
+    x = [x for s in series for x, _ in s.points]
+    y = [y for s in series for _, y in s.points] + [y for s in series for p in s.spread for y in p]
+    return x, y
+
+
+def _chart(
+    series: Sequence[Series],
+    x_name: str,
+    y_name: str,
+    alt: str,
+    rules: Sequence[Rule],
+    across: _Axis,
+    up: _Axis,
+) -> str:
     def x_at(value: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * math.log(value / x_low) / math.log(
-            x_high / x_low
-        )
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * across.place(value)
 
     def y_at(value: float) -> float:
-        room = _HEIGHT - _TOP - _BOTTOM
-        return _TOP + room * (1 - math.log(value / y_low) / math.log(y_high / y_low))
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - up.place(value))
 
     parts = []
-    for value in _ticks(x_low, x_high):
+    for value in across.ticks:
         parts.append(
             f'<line class="sl-grid" x1="{x_at(value):.1f}" x2="{x_at(value):.1f}" y1="{_TOP}" '
             f'y2="{_HEIGHT - _BOTTOM}"/><text x="{x_at(value):.1f}" y="{_HEIGHT - _BOTTOM + 18}" '
             f'text-anchor="middle">{_short(value)}</text>'
         )
-    for value in _ticks(y_low, y_high):
+    for value in up.ticks:
         parts.append(
             f'<line class="sl-grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y_at(value):.1f}" '
             f'y2="{y_at(value):.1f}"/><text x="{_LEFT - 8}" y="{y_at(value) + 4:.1f}" '
@@ -108,16 +146,13 @@ def _dash(series: Series) -> str:
     return ' stroke-dasharray="6 5"' if series.dashed else ""
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return low / 1.25, high * 1.25
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5 in each decade, thinned to powers of ten where there are many decades."""
+def _log_axis(values: Sequence[float]) -> _Axis:
+    """Ticks at 1, 2, 5 in each decade, thinned to powers of ten where there are many decades."""
+    low, high = min(values) / 1.25, max(values) * 1.25
     steps = (1, 2, 5) if math.log10(high / low) < 3.2 else (1,)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+    ticks = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+    return _Axis(low, high, ticks, log=True)
 
 
 def _short(value: float) -> str:

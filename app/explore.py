@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from gradio.events import Dependency
 
 from sima_core import Analysis, load_model, overlay, provenance
 from sima_core.analysis import SIDES
@@ -24,6 +26,7 @@ from .visitors import (
     LOAD,
     MODELS,
     analyze_within_limits,
+    cache_folder,
     model_for,
     plainly,
 )
@@ -204,7 +207,7 @@ def download(
     view = View.of(seen.analysis, layer, head, colormap)
     stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.
-    folder = Path(tempfile.mkdtemp(dir=_cache_folder()))
+    folder = Path(tempfile.mkdtemp(dir=cache_folder()))
     written = write(
         seen.analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity
     )
@@ -214,12 +217,6 @@ def download(
             bundle.write(file, file.name)
             file.unlink()
     return str(archive)
-
-
-def _cache_folder() -> Path:
-    folder = Path(gr.utils.get_upload_folder())
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def heatmap_api(
@@ -253,6 +250,9 @@ class Explore:
     seen: gr.State
     model_key: gr.State
     layer: gr.Slider
+    photo: RawImage
+    #: Analyse and draw what `photo` holds, once the given event has succeeded.
+    look_after: Callable[[Dependency], Dependency]
 
 
 def build(demo: gr.Blocks) -> Explore:
@@ -342,9 +342,11 @@ def build(demo: gr.Blocks) -> Explore:
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     draws: dict[str, Any] = {"concurrency_limit": 4, **quiet}
 
-    gallery.select(pick_sample, None, photo, trigger_mode="always_last", **quiet).success(
-        plainly(explore), inputs, outputs, **run
-    ).success(plainly(draw), view, drawn, **draws)
+    def look_after(event: Dependency) -> Dependency:
+        looking = event.success(plainly(explore), inputs, outputs, **run)
+        return looking.success(plainly(draw), view, drawn, **draws)
+
+    look_after(gallery.select(pick_sample, None, photo, trigger_mode="always_last", **quiet))
     gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run).success(
         plainly(draw), view, drawn, **draws
     )
@@ -367,11 +369,10 @@ def build(demo: gr.Blocks) -> Explore:
         (hub_id.submit, use_hub, [hub_id, model_key]),
         (back.click, use_bundled, [model_key]),
     ):
-        trigger(
+        loading = trigger(
             plainly(handler), given, chosen, **LOAD, api_visibility="private", show_progress_on=note
-        ).success(plainly(explore), inputs, outputs, **run).success(
-            plainly(draw), view, drawn, **draws
-        ).then(lambda: None, None, upload, **quiet)  # the note says what is in use
+        )
+        look_after(loading).then(lambda: None, None, upload, **quiet)  # the note says what is used
 
     save.click(
         plainly(download),
@@ -382,7 +383,7 @@ def build(demo: gr.Blocks) -> Explore:
     ).success(None, js=_CLICK_DOWNLOAD)
 
     _build_api(model_key)
-    return Explore(seen, model_key, layer)
+    return Explore(seen, model_key, layer, photo, look_after)
 
 
 def _build_api(model_key: gr.State) -> None:

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,17 @@ def escape(text: object) -> str:
     return html.escape(str(text)).replace("{", "&#123;").replace("$", "&#36;")
 
 
-def viewer_html(analysis: Analysis, layer: int, head: int | None, colormap: str) -> str:
+def viewer_html(
+    analysis: Analysis,
+    layer: int,
+    head: int | None,
+    colormap: str,
+    on_top: Mapping[Side, str] | None = None,
+) -> str:
     """Both pictures with overlays, colour bars and read-outs.
+
+    Args:
+        on_top: HTML to lay over the pictures.
 
     Raises:
         ValueError: a layer or head that does not exist, or a map that is not finite.
@@ -46,7 +56,10 @@ def viewer_html(analysis: Analysis, layer: int, head: int | None, colormap: str)
     scale = min(1.0, DISPLAY_SIDE / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     photo = _data_uri(np.asarray(analysis.image.resize(size)))
-    figures = "".join(_figure(analysis, side, layer, head, colormap, photo, size) for side in SIDES)
+    figures = "".join(
+        _figure(analysis, side, layer, head, colormap, photo, size, (on_top or {}).get(side, ""))
+        for side in SIDES
+    )
     return (
         f'<div class="sl-viewer" style="--sl-ratio:{width / height:.4f}">{figures}</div>'
         '<label class="sl-compare"><span>Photo</span>'
@@ -64,6 +77,7 @@ def _figure(
     colormap: str,
     photo: str,
     size: tuple[int, int],
+    on_top: str,
 ) -> str:
     norms = analysis.token_norms(side, layer, head)
     heat = analysis.heatmap(side, layer, head)
@@ -81,7 +95,7 @@ def _figure(
 <img class="sl-photo" src="{photo}" alt="The photo">
 <img class="sl-heat" src="{_data_uri(colorize(heat.resize(size), colormap))}"
  alt="{escape(_alt(side, layer, heads, heat))}">
-<div class="sl-cell" hidden></div></div>
+{on_top}<div class="sl-cell" hidden></div></div>
 <div class="sl-scale"><span>{heat.minimum:.4g}</span>
 <div class="sl-gradient" role="img" aria-label="Colour bar of the token norm, {heat.minimum:.4g} to
  {heat.maximum:.4g}" style="background:{gradient(colormap)}"><i class="sl-marker" hidden></i></div>

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import html
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
@@ -11,6 +12,7 @@ from torch import nn
 
 from sima_core import Analysis, CheckpointError, ImageError, analyze, load_image, load_model
 from sima_core.capture import patch_size
+from sima_core.coco import CocoError
 from sima_core.images import input_size
 from sima_core.model_cache import ModelCache, ModelGoneError
 
@@ -56,6 +58,13 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
     return analyze(model, image, resolution)
 
 
+def cache_folder() -> Path:
+    """Gradio's, whose files are deleted an hour after they were made."""
+    folder = Path(gr.utils.get_upload_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _capitalized(sentence: str) -> str:
     """Begin with a capital, unless it begins with a file's name."""
     first = sentence.split(" ", 1)[0]
@@ -67,7 +76,7 @@ def plain_errors() -> Iterator[None]:
     """Show the sentences of our own errors to the visitor; other errors stay on the server."""
     try:
         yield
-    except (CheckpointError, ImageError, ModelGoneError, ValueError) as error:
+    except (CheckpointError, CocoError, ImageError, ModelGoneError, ValueError) as error:
         raise gr.Error(  # the page takes the text for HTML
             html.escape(_capitalized(str(error)), quote=False),
             duration=None,

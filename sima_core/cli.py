@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,9 @@ from . import calibration
 from .analysis import analyze
 from .capture import attention_layers, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
+from .coco import NO_COCO, ROOT_VARIABLE, SPLITS, CocoError, CocoSplit, default_root, find_root
+from .coco_download import BASE_URL, download
+from .evaluate import PictureResult, Summary, evaluate, plot, skipped_in_words
 from .export import output_names, write
 from .images import input_size, load_image, preprocess
 from .latency import (
@@ -29,7 +34,7 @@ from .latency import (
     sweep,
 )
 from .models import ARCHITECTURES, architectures
-from .runtime import keep_freed_memory, use_available_cpus
+from .runtime import keep_freed_memory, use_available_cpus, versions
 from .targets import measure_targets
 
 #: Exit statuses.
@@ -49,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 if some inputs failed, 2 for bad usage."""
     try:
         options = _parser().parse_args(arguments)
+        options.arguments = sys.argv[1:] if arguments is None else list(arguments)
         use_available_cpus()
         keep_freed_memory()
         status: int = options.run(options)
         return status
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, CheckpointError, CocoError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_USAGE
     except KeyboardInterrupt:
@@ -95,6 +101,36 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--plot", type=Path, metavar="FILE.png", help="for sweeps")
     latency.set_defaults(run=run_latency)
 
+    coco = commands.add_parser("coco", help="fetch pictures and annotations of COCO 2017")
+    coco_commands = coco.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    fetch = coco_commands.add_parser(
+        "download",
+        help="fetch a split's pictures and their annotations",
+        description="Fetch pictures of COCO 2017 and the list of a split's objects from COCO's "
+        "host. Without --images and --ids: the whole split, or with --annotations the list alone. "
+        "What is there already is kept; run it again after an interruption.",
+    )
+    add_coco_option(fetch)
+    fetch.add_argument("--split", choices=SPLITS, default="val2017")
+    which = fetch.add_mutually_exclusive_group()
+    which.add_argument("--images", type=int, metavar="N", help="the first N pictures by id")
+    which.add_argument("--ids", type=int, nargs="+", metavar="ID", help="these pictures")
+    fetch.add_argument("--annotations", action="store_true", help="the list of objects")
+    fetch.add_argument("--base-url", default=BASE_URL, metavar="URL", help="another host")
+    fetch.set_defaults(run=run_download)
+
+    scoring = commands.add_parser("evaluate", help="score heatmaps against COCO's object masks")
+    add_coco_option(scoring)
+    scoring.add_argument("--split", choices=SPLITS[:2], default="val2017")
+    add_model_options(scoring)
+    scoring.add_argument("--layers", default="12", help="such as 12, 1,6,12 or all")
+    scoring.add_argument("--resolution", type=int, default=224, help="shorter side in pixels")
+    scoring.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    scoring.add_argument("--faithfulness", action="store_true", help="insertion and deletion too")
+    scoring.add_argument("--json", type=Path, metavar="FILE")
+    scoring.add_argument("--plot", type=Path, metavar="FILE.png")
+    scoring.set_defaults(run=run_evaluate)
+
     models = commands.add_parser("models", help="list the architectures")
     models.set_defaults(run=run_models)
     return parser
@@ -109,6 +145,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a file, hf-hub:owner/name, or an architecture (untrained); default: the bundled one",
     )
     parser.add_argument("--architecture", metavar="NAME", help="if the file does not say")
+
+
+def add_coco_option(parser: argparse.ArgumentParser) -> None:
+    """The option that names a COCO root."""
+    parser.add_argument(
+        "--coco",
+        type=Path,
+        metavar="ROOT",
+        help=f"a COCO folder; default: that of {ROOT_VARIABLE}, else the cache's",
+    )
 
 
 def run_heatmap(options: argparse.Namespace) -> int:
@@ -258,6 +304,95 @@ def _targets() -> int:
         met = "met" if target.met else "NOT MET"
         print(f"{target.name:<78}{target.asked:>11}   {target.measured:<32}{met}", flush=True)
     return OK if all_met else SOME_FAILED
+
+
+def run_download(options: argparse.Namespace) -> int:
+    """The `coco download` command."""
+    if options.images is not None and options.images < 1:
+        raise UsageError("--images must be at least 1")
+    root = download_root(options.coco)
+    report = download(
+        root, options.split, options.ids, options.images, options.annotations, options.base_url
+    )
+    for name, reason in report.failed.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    failed = f", {len(report.failed)} failed" if report.failed else ""
+    print(f"{report.fetched} picture(s) fetched, {report.present} already there{failed}: {root}")
+    return SOME_FAILED if report.failed else OK
+
+
+def download_root(named: Path | None) -> Path:
+    """Where downloads go: the root as `find_root` takes it, which need not exist yet."""
+    given = named or os.environ.get(ROOT_VARIABLE)
+    return Path(given).expanduser() if given else default_root()
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """The `evaluate` command: a split's scores as a table, JSON and a plot."""
+    root = find_root(options.coco)
+    if root is None:
+        raise UsageError(NO_COCO)
+    for file in filter(None, (options.json, options.plot)):  # before hours of work
+        if file.is_dir() or not file.resolve().parent.is_dir():
+            raise UsageError(f"{file} cannot be written: name a file in a folder that exists")
+    if options.limit is not None and options.limit < 1:
+        raise UsageError("--limit must be at least 1")
+    model = load_model(options.checkpoint, options.architecture)
+    try:
+        layers = _layers(options.layers, len(attention_layers(model)))
+        input_size(1, 1, options.resolution, patch_size(model))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    split = CocoSplit(root, options.split)
+    results: list[PictureResult] = []
+    scored = evaluate(split, model, layers, options.resolution, options.limit, options.faithfulness)
+    total = min(len(split.ids), options.limit or len(split.ids))
+    for result in tqdm(scored, total=total, unit="picture", leave=False):
+        results.append(result)
+        if result.problem:
+            tqdm.write(result.problem, file=sys.stderr)
+    try:
+        summary = Summary.of(results, layers)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+    origin = provenance(model)
+    title = f"{origin.source}, layer {summary.layer}, {summary.images} pictures of {split.split}"
+    print(f"{title} at {options.resolution} px; left out: {skipped_in_words(summary.skipped)}")
+    print("means over pictures, 95 % bootstrap intervals")
+    print(summary.table())
+    if options.faithfulness:
+        print("\ninsertion (higher is better) and deletion (lower is better): area under the curve")
+        print(summary.faithfulness_table())
+    print(f"scoring took {summary.scoring_ratio:.2f} of the time of the two models' forward passes")
+    about = {
+        "command": "python -m sima_core " + shlex.join(options.arguments),
+        "checkpoint_sha256": origin.sha256,
+        "checkpoint": origin.source,
+        "architecture": origin.architecture,
+        "split": split.split,
+        "resolution": options.resolution,
+        **summary.as_dict(),
+        "versions": versions(),
+    }
+    try:
+        if options.json:
+            options.json.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+        if options.plot:
+            plot(summary, title, options.plot)
+    except OSError as error:
+        raise UsageError(f"the results cannot be written: {error.strerror or error}") from None
+    return OK
+
+
+def _layers(text: str, depth: int) -> list[int]:
+    if text.strip() == "all":
+        return layer_numbers("all", depth)
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layers takes 12, 1,6,12 or all; got {text!r}") from None
+    return list(dict.fromkeys(layer_numbers(numbers, depth)))
 
 
 def run_models(options: argparse.Namespace) -> int:

@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +212,28 @@ class CocoSplit:
                 f"at {entry['width']} × {entry['height']}. Delete it and fetch it with {again}."
             )
         return image
+
+    def thumbnail(self, image_id: int, side: int = 192) -> bytes:
+        """A small JPEG, at most `side` pixels each way; made once and kept in the cache folder.
+
+        Raises:
+            CocoError: as `load` does.
+        """
+        where = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:12]
+        kept = cache_folder() / "thumbnails" / where / self.split / f"{image_id}-{side}.jpg"
+        with contextlib.suppress(OSError):
+            if kept.stat().st_mtime > self.path(image_id).stat().st_mtime:
+                return kept.read_bytes()
+        image = self.load(image_id)
+        image.thumbnail((side, side))
+        encoded = io.BytesIO()
+        image.save(encoded, "JPEG", quality=82)
+        with contextlib.suppress(OSError):  # a full or read-only disk: made again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as part:
+                part.write(encoded.getvalue())
+            Path(part.name).replace(kept)
+        return encoded.getvalue()
 
     def picture(self, image_id: int) -> CocoPicture:
         """What is known about a picture.

@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 import fsspec
@@ -102,18 +102,20 @@ def download(
         download_annotations(root, split, base_url, progress)
     if annotations and ids is None and num_images is None:
         return Report(0, 0, {})
-    listed = _read_list(path) if path.exists() else None
-    unlisted: dict[str, str] = {}
+    if path.exists():
+        listed = _read_list(path)
+    else:  # the names of COCO's own pictures follow from their ids
+        listed = {i: Wanted(_file_name(i), None, None) for i in ids or ()}
     if ids is None:
-        assert listed is not None
-        wanted = [listed[i] for i in sorted(listed)][:num_images]
-    elif listed is None:
-        wanted = [Wanted(f"{i:012d}.jpg", None, None) for i in ids]
-    else:
-        wanted = [listed[i] for i in ids if i in listed]
-        unlisted = {f"{i:012d}.jpg": f"not in {split}" for i in ids if i not in listed}
+        ids = sorted(listed)[:num_images]
+    unlisted = {_file_name(i): f"not in {split}" for i in ids if i not in listed}
+    wanted = [listed[i] for i in ids if i in listed]
     report = download_images(root, split, wanted, base_url, progress)
     return replace(report, failed={**unlisted, **report.failed})
+
+
+def _file_name(image_id: int) -> str:
+    return f"{image_id:012d}.jpg"
 
 
 # ---- Annotations: one member of a large archive ----------------------------------------------
@@ -135,17 +137,13 @@ def download_annotations(
         _read_list(target)
         return False
     archive = "image_info_test2017" if split.startswith("test") else "annotations_trainval2017"
-    file = fsspec.open(
-        f"{base}/annotations/{archive}.zip",
-        cache_type="none",  # nothing is read twice, and read-ahead would be for nothing
-        client_kwargs={
-            "headers": _HEADERS,
-            "timeout": aiohttp.ClientTimeout(
-                total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
-            ),
-            "trust_env": True,  # proxies, as for the pictures
-        },
+    url = f"{base}/annotations/{archive}.zip"
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
     )
+    options = {"headers": _HEADERS, "timeout": timeout, "trust_env": True}  # "env": the proxies
+    # No cache: nothing is read twice, and what it would read ahead is mostly not wanted.
+    file = fsspec.open(url, cache_type="none", client_kwargs=options)
     host = httpx2.URL(base).host
     with _patiently(file.open, host) as remote:
         contents = _patiently(lambda: zipfile.ZipFile(remote), host)
@@ -153,12 +151,12 @@ def download_annotations(
             member = contents.getinfo(f"annotations/{target.name}")
         except KeyError:
             raise CocoError(f"The archive on {host} holds no {target.name}.") from None
-        partial = _partial_folder(root)
+        folder = _partial_folder(root)
         # A part of another version of the archive has another name, so is never continued.
-        part = partial / f"{target.name}-{member.CRC:08x}-{member.compress_size}.part"
+        part = folder / f"{target.name}-{member.CRC:08x}-{member.compress_size}.part"
         _fetch_member(remote, member, part, host, progress)
     _unpack(member, part, target)
-    for leftover in partial.glob(f"{target.name}*"):
+    for leftover in folder.glob(f"{target.name}*"):
         leftover.unlink(missing_ok=True)
     return True
 
@@ -170,34 +168,26 @@ def _fetch_member(
 
     def read_at(start: int, length: int) -> bytes:
         remote.seek(start)
-        if block := remote.read(length):
-            return block
-        raise EOFError
+        if len(block := remote.read(length)) != length:
+            raise OSError("the connection was cut, or the archive has changed")
+        return block
 
     # The directory does not say how long the header before the member's bytes is.
-    header = _patiently(lambda: read_at(member.header_offset, 30), host)
+    header = _patiently(partial(read_at, member.header_offset, 30), host)
     start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
-    with _writing():
-        file = part.open("ab", buffering=0)
-    size, done = member.compress_size, part.stat().st_size
+    size, name = member.compress_size, Path(member.filename).name
     with (
-        file,
+        _writing(),
+        part.open("ab", buffering=0) as file,
         tqdm(
-            total=size,
-            initial=done,
-            unit="B",
-            unit_scale=True,
-            desc=Path(member.filename).name,
+            total=size, initial=file.tell(), unit="B", unit_scale=True, desc=name,
             disable=not progress,
         ) as bar,
-    ):
-        while done < size:
+    ):  # fmt: skip
+        while (done := file.tell()) < size:
             length = min(BLOCK_BYTES, size - done)
-            block = _patiently(lambda at=start + done, n=length: read_at(at, n), host)
-            with _writing():
-                written = file.write(block)  # less than the block where the disk fills up
-            done += written
-            bar.update(written)
+            block = _patiently(partial(read_at, start + done, length), host)
+            bar.update(file.write(block))  # fewer bytes than the block where the disk fills up
 
 
 def _unpack(member: zipfile.ZipInfo, part: Path, target: Path) -> None:
@@ -211,9 +201,9 @@ def _unpack(member: zipfile.ZipInfo, part: Path, target: Path) -> None:
             shutil.copyfileobj(zipfile.ZipExtFile(packed, "r", member), file, 2**18)
             file.flush()
             _read_list(Path(file.name))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, CocoError) as error:
-        if isinstance(error, _DiskError):
-            raise  # the part is good: it is continued once there is space
+    except _DiskError:
+        raise  # the part is good, and kept until there is space
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, CocoError):
         part.unlink(missing_ok=True)
         raise CocoError(
             f"{target.name} arrived damaged and was thrown away: run the same command again."
@@ -225,12 +215,12 @@ def _patiently(read: Callable[[], _T], host: str) -> _T:
     for attempt in range(ATTEMPTS):
         try:
             return read()
-        except ValueError:  # fsspec's word for it
+        except ValueError:  # so fsspec says that ranges are ignored
             raise CocoError(
                 f"{host} does not serve parts of files, which the annotations need: "
                 "try another address."
             ) from None
-        except (aiohttp.ClientError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (aiohttp.ClientError, OSError, zipfile.BadZipFile) as error:
             # fsspec hides an answer's status behind FileNotFoundError
             answer = error.__cause__ if isinstance(error, FileNotFoundError) else error
             problem = "cannot be reached, or cut the connection: check the network"
@@ -265,17 +255,17 @@ def download_images(
         CocoError: no connection, a full disk or the like: the other pictures would fail as well.
     """
     base = _require(split, base_url)
-    partial = _partial_folder(root)
+    folder = _partial_folder(root)
     with _writing():
-        for leftover in partial.glob(f"{split}-*"):
-            leftover.unlink()
+        for leftover in folder.glob(f"{split}-*"):
+            leftover.unlink(missing_ok=True)  # of a run that was killed
     queue = deque({wanted.file_name: wanted for wanted in images}.values())
     with (
         httpx2.Client(headers=_HEADERS, timeout=TIMEOUT_SECONDS, follow_redirects=True) as client,
         tqdm(total=len(queue), unit="picture", desc=split, disable=not progress) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
-        run = _Run(queue, f"{base}/{split}", root / split, partial / f"{split}-", client, bar)
+        run = _Run(queue, f"{base}/{split}", root / split, folder, client, bar)
         try:
             for thread in as_completed([pool.submit(run.work) for _ in range(workers)]):
                 thread.result()
@@ -288,16 +278,15 @@ class _Run:
     """What the threads of one download share."""
 
     def __init__(
-        self, queue: deque[Wanted], url: str, folder: Path, temporary: Path, client: Any, bar: Any
+        self, queue: deque[Wanted], url: str, folder: Path, partial: Path, client: Any, bar: Any
     ) -> None:
-        self.queue, self.url, self.folder, self.temporary = queue, url, folder, temporary
+        self.queue, self.url, self.folder, self.partial = queue, url, folder, partial
         self.client, self.bar = client, bar
         self.fetched = self.present = 0
         self.failed: dict[str, str] = {}
         self.stop = threading.Event()
         self._lock = threading.Lock()
-        self._answered = False
-        self._unreachable = 0  # pictures in a row
+        self._patience = 1  # how many more pictures in a row may find no server: at first, none
 
     def work(self) -> None:
         """Take pictures from the queue until it is empty or the run stops."""
@@ -322,19 +311,19 @@ class _Run:
         """Put the picture in place; False if it is there already."""
         name = wanted.file_name
         # It comes out of a file that anybody may have written, and goes into a path and a URL.
-        if not re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII) or ".." in name:
+        if not re.fullmatch(r"\w[\w.-]{0,199}", name, re.ASCII):
             raise _PictureError("not a plain file name")
         target = self.folder / name
         if _is_complete(target, wanted):
             return False
-        body = self._get(f"{self.url}/{quote(name)}")
+        body = self._get(f"{self.url}/{name}")
         try:
             load_image(body)
         except ImageError as error:
             raise _PictureError(f"what the server sent is no good: {error}") from None
         if not _has_size(io.BytesIO(body), wanted):
             raise _PictureError(f"not {wanted.width} × {wanted.height} pixels, as annotated")
-        with _replacing(target, self.temporary.with_name(self.temporary.name + name)) as file:
+        with _replacing(target, self.partial / f"{self.folder.name}-{name}") as file:
             file.write(body)
         return True
 
@@ -344,7 +333,7 @@ class _Run:
             retry_after, connected = None, True
             try:
                 with self.client.stream("GET", url) as response:
-                    self._answered, self._unreachable = True, 0
+                    self._patience = MAX_UNREACHABLE
                     status = response.status_code
                     if status == 200:
                         return self._body(response)
@@ -361,8 +350,8 @@ class _Run:
                 break
         if not connected:
             with self._lock:
-                self._unreachable += 1
-            if not self._answered or self._unreachable >= MAX_UNREACHABLE:
+                self._patience -= 1
+            if self._patience <= 0:
                 host = httpx2.URL(url).host
                 raise CocoError(f"{host} cannot be reached: check the network, or the address.")
             reason = "the server could not be reached"
@@ -437,7 +426,7 @@ def _read_list(path: Path) -> dict[int, Wanted]:
 
 def _wait(attempt: int, retry_after: str | None = None) -> float:
     """Seconds before the next try: what the server asks for, within bounds, or a doubled wait."""
-    seconds = BACKOFF_SECONDS * 2**attempt
+    seconds: float = BACKOFF_SECONDS * 2**attempt
     with suppress(ValueError, TypeError):
         if retry_after and retry_after.isdecimal():
             seconds = float(retry_after)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import cv2
 import matplotlib
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from torch.nn import functional as F
 
 #: Colour maps on offer: perceptually uniform ones, the default first, then two of common taste.
 COLORMAPS = ("inferno", "viridis", "magma", "plasma", "cividis", "turbo", "gray")
@@ -36,9 +34,7 @@ class Heatmap:
         Args:
             size: (width, height) in pixels, as Pillow orders them.
         """
-        grid = torch.from_numpy(self.values)[None, None]
-        resized = F.interpolate(grid, size=size[::-1], mode="bilinear", align_corners=False)
-        return np.asarray(resized[0, 0].numpy(), dtype=np.float32)
+        return np.asarray(cv2.resize(self.values, size, interpolation=cv2.INTER_LINEAR))
 
 
 def heatmap(norms: ArrayLike) -> Heatmap:

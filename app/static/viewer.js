@@ -79,7 +79,30 @@ element.addEventListener('input', (event) => {
     element.style.setProperty('--sl-wipe', `${event.target.value}%`);
   }
 });
+
+// Outlines of objects, switched by category; what is off stays off for the next picture or layer.
+const off = new Set();
+function outline() {
+  const switches = [...element.querySelectorAll('[data-toggle]:not([data-toggle="*"])')];
+  for (const box of switches) box.checked = !off.has(box.dataset.toggle);
+  const all = element.querySelector('[data-toggle="*"]');
+  if (all) all.checked = switches.every((box) => box.checked);
+  for (const group of element.querySelectorAll('.sl-objects g')) {
+    group.style.display = off.has(group.dataset.category) ? 'none' : '';
+  }
+}
+element.addEventListener('change', (event) => {
+  const name = event.target.dataset.toggle;
+  if (!name) return;
+  const names = name === '*'
+    ? [...element.querySelectorAll('[data-toggle]')].map((box) => box.dataset.toggle)
+    : [name];
+  for (const one of names) event.target.checked ? off.delete(one) : off.add(one);
+  outline();
+});
+
 watch('value', () => {
+  outline();
   const { rows, cols } = figures()[0]?.dataset ?? {};
   const inside = state.row !== null && state.row < rows && state.col < cols;
   if (!inside) state.pinned = false;

@@ -1,0 +1,467 @@
+"""The COCO tab: browse pictures, see their objects, and score the heatmaps against them."""
+
+import base64
+import json
+import os
+import random
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sima_core import Analysis, analyze
+from sima_core.analysis import SIDES
+from sima_core.checkpoints import ASSETS
+from sima_core.coco import (
+    NO_COCO,
+    CocoError,
+    CocoPicture,
+    CocoSplit,
+    available_splits,
+    default_root,
+    find_root,
+    open_split,
+)
+from sima_core.coco_download import download
+from sima_core.evaluate import METRIC_NAMES, baseline_maps
+from sima_core.heatmaps import COLORMAPS
+from sima_core.metrics import METRICS, TOLERANCE, Map, Scores, Target, peak, skip_reason
+
+from .explore import DEFAULT_LAYER, Explore
+from .viewer import escape, viewer, viewer_html
+from .visitors import COMPUTE, cache_folder, model_for, plainly
+
+PAGE = 24
+RESOLUTION = 224
+ALL_OBJECTS = "All objects"
+
+#: Choices of the two number filters: words, and the bounds they stand for.
+NUM_OBJECTS: dict[str, tuple[float, float]] = {
+    "Any number": (0, float("inf")),
+    "None": (0, 0),
+    "1": (1, 1),
+    "2 to 5": (2, 5),
+    "6 to 15": (6, 15),
+    "16 or more": (16, float("inf")),
+}
+LARGEST: dict[str, tuple[float, float]] = {
+    "Any size": (0, 1),
+    "Under 5 % of the picture": (0, 0.05),
+    "5 to 20 %": (0.05, 0.2),
+    "20 to 50 %": (0.2, 0.5),
+    "Over 50 %": (0.5, 1),
+}
+
+_ROWS = {
+    "query": "Q̂",
+    "key": "K̂",
+    "centre": "Centre",
+    "random": "Random",
+    "uniform": "Uniform",
+}
+_FETCHING = (
+    "A few pictures of COCO are being fetched for you: this takes about a minute, and they appear "
+    "here by themselves. Everything else works meanwhile."
+)
+_GALLERY_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const tile = event.target.closest('button[data-picture]');
+  if (tile) trigger('click', { picture: Number(tile.dataset.picture) });
+});
+"""
+_SCROLL_TO_PICTURE = (
+    "() => document.querySelector('#coco-detail').scrollIntoView({behavior: 'smooth'})"
+)
+
+
+class Examples:
+    """Fetches the hand-picked example pictures in the background, once."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+
+    @property
+    def fetching(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin, where this is a Space without COCO; elsewhere nothing is fetched unasked."""
+        if os.environ.get("SPACE_ID") and self._thread is None:
+            self._thread = threading.Thread(target=self._fetch, daemon=True)
+            self._thread.start()
+
+    @staticmethod
+    def _fetch() -> None:
+        listed = json.loads((ASSETS / "coco_examples.json").read_text("utf-8"))
+        ids = [image["id"] for image in listed["images"]]
+        try:
+            download(default_root(), listed["split"], ids, annotations=True, progress=False)
+        except CocoError as error:
+            print(f"the COCO examples could not be fetched: {error}")
+
+
+EXAMPLES = Examples()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of COCO and what the model made of it, kept for a visit."""
+
+    split: str
+    picture: CocoPicture
+    path: Path
+    analysis: Analysis
+
+
+def split_named(name: str | None) -> CocoSplit:
+    """The split of the root that is there now.
+
+    Raises:
+        CocoError: there is none; says what to run.
+    """
+    root = find_root()
+    if root is None:
+        raise CocoError(_FETCHING if EXAMPLES.fetching else NO_COCO)
+    splits = available_splits(root)
+    return open_split(root, name if name in splits else splits[0])
+
+
+def matching(split: CocoSplit, categories: Sequence[str], number: str, size: str) -> list[int]:
+    """Ids that pass the filters."""
+    known = [c for c in categories if c in split.categories]
+    return split.select(known, NUM_OBJECTS[number], LARGEST[size])
+
+
+def browse(
+    split_name: str | None, categories: Sequence[str], number: str, size: str, page: float
+) -> tuple[str, int, str, dict[str, Any]]:
+    """One page of the gallery: its tiles, its number, the words of the pager, the controls."""
+    try:
+        split = split_named(split_name)
+        ids = matching(split, categories, number, size)
+    except CocoError as error:
+        sentence = escape(error).replace("`python", "<code>python").replace("`", "</code>")
+        card = f'<section class="sl-card sl-empty"><h3>COCO</h3><p>{sentence}</p></section>'
+        return card, 1, "", gr.update(visible=False)
+    pages = max(1, -(-len(ids) // PAGE))
+    page = min(max(int(page), 1), pages)
+    tiles = "".join(tile(split, image_id) for image_id in ids[(page - 1) * PAGE : page * PAGE])
+    if not tiles:
+        tiles = "<p>No picture passes these filters: loosen one of them.</p>"
+    words = f"{len(ids):,} picture{'s' * (len(ids) != 1)} · page {page:,} of {pages:,}"
+    return f'<div class="sl-tiles">{tiles}</div>', page, words, gr.update(visible=True)
+
+
+def tile(split: CocoSplit, image_id: int) -> str:
+    """One picture of the gallery, as a button."""
+    try:
+        data = base64.b64encode(split.thumbnail(image_id)).decode()
+    except CocoError as error:
+        return f'<span class="sl-broken" title="{escape(error)}">{image_id}: unreadable</span>'
+    return (
+        f'<button type="button" data-picture="{image_id}" title="{image_id}">'
+        f'<img src="data:image/jpeg;base64,{data}" alt="COCO picture {image_id}"></button>'
+    )
+
+
+def show(image_id: float | None, split_name: str | None, model_key: str | None) -> Shown:
+    """Run the model on a picture of COCO."""
+    if image_id is None:
+        raise ValueError("type the number of a picture, such as 139.")
+    split = split_named(split_name)
+    picture = split.picture(int(image_id))
+    analysis = analyze(model_for(model_key), split.load(picture.id), RESOLUTION)
+    return Shown(split.split, picture, split.path(picture.id), analysis)
+
+
+def clicked(event: gr.EventData, split_name: str | None, model_key: str | None) -> Shown:
+    """Show the picture whose tile was clicked."""
+    return show(int(event.picture), split_name, model_key)
+
+
+def surprise(
+    split_name: str | None,
+    categories: Sequence[str],
+    number: str,
+    size: str,
+    model_key: str | None,
+) -> Shown:
+    """Show any picture that passes the filters."""
+    ids = matching(split_named(split_name), categories, number, size)
+    if not ids:
+        raise ValueError("no picture passes these filters: loosen one of them.")
+    return show(random.choice(ids), split_name, model_key)
+
+
+def choices(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The layer and category controls for another picture."""
+    depth = max(shown.analysis.norms)
+    annotated = sorted({o.category for o in shown.picture.objects if not o.crowd})
+    return (
+        gr.update(maximum=depth),
+        gr.update(choices=[ALL_OBJECTS, *annotated], value=ALL_OBJECTS),
+    )
+
+
+def draw(shown: Shown | None, layer: float, against: str) -> str:
+    """The picture with its maps, objects and scores; runs no model."""
+    if shown is None:
+        return ""
+    layer = min(int(layer), max(shown.analysis.norms))
+    picture, analysis = shown.picture, shown.analysis
+    split = split_named(shown.split)
+    category = None if against == ALL_OBJECTS else against
+    mask = split.mask(picture.id, category)
+    reason = skip_reason(mask)
+    maps: dict[str, Map] = {
+        side: analysis.heatmap(side, layer).resize(analysis.image.size) for side in SIDES
+    }
+    on_top = {}
+    for side in SIDES:
+        at = peak(maps[side])
+        outcome = Target(mask).pointing_game(maps[side]) if mask.any() and not mask.all() else ""
+        on_top[side] = objects_svg(picture) + peak_svg(picture, at, outcome)
+    maps |= baseline_maps(analysis, picture.id)
+    if not picture.objects:
+        card = "<p>Nothing is annotated in this picture, so there is nothing to score against.</p>"
+    elif mask.all() or not mask.any():
+        card = "<p>Only crowds are annotated in this picture: there is no object to score on.</p>"
+    else:
+        target = Target(mask)
+        scores = {name: target.score(a) for name, a in maps.items()}
+        card = scorecard(scores, reason, float(mask.mean()), against)
+    return (
+        facts_html(shown, layer)
+        + viewer_html(analysis, layer, None, COLORMAPS[0], on_top)
+        + toggles_html(picture)
+        + f'<section class="sl-card sl-score"><h3>How well the maps find the objects</h3>{card}'
+        "</section>"
+    )
+
+
+def facts_html(shown: Shown, layer: int) -> str:
+    """One line of facts: the picture, its licence and whom to credit."""
+    picture = shown.picture
+    origin = shown.analysis.provenance
+    facts = [
+        f"<b>{picture.id}</b> of {shown.split}",
+        f"{picture.width} × {picture.height}",
+        f"{escape(origin.architecture)}, layer <b>{layer}</b>"
+        + ("" if origin.trained else " <mark>untrained weights</mark>"),
+        link(picture.licence.url, picture.licence.name or "licence"),
+    ]
+    if picture.credit:
+        facts.append(link(picture.credit, "photographer and source"))
+    return f'<p class="sl-summary">{"".join(f"<span>{f}</span>" for f in facts)}</p>'
+
+
+def link(address: str, words: str) -> str:
+    """A link to another site; the words alone where the address is none."""
+    if not address.startswith(("http://", "https://")):
+        return escape(words)
+    return f'<a href="{escape(address)}" target="_blank" rel="noopener">{escape(words)}</a>'
+
+
+def objects_svg(picture: CocoPicture) -> str:
+    """The objects' outlines, a group a category."""
+    groups = ""
+    for number, category in enumerate(picture.categories):
+        paths = ""
+        for found in picture.objects:
+            if found.category != category:
+                continue
+            shape = "".join(
+                "M" + " ".join(f"{x:.1f},{y:.1f}" for x, y in polygon) + "Z"
+                for polygon in found.outline
+            )
+            paths += f'<path d="{shape}"{" class=sl-crowd" * found.crowd}/>'
+        groups += f'<g class="sl-k{number % 8}" data-category="{escape(category)}">{paths}</g>'
+    return (
+        f'<svg class="sl-objects" viewBox="0 0 {picture.width} {picture.height}" '
+        f'preserveAspectRatio="none" aria-hidden="true">{groups}</svg>'
+    )
+
+
+def peak_svg(picture: CocoPicture, at: tuple[int, int] | None, outcome: str) -> str:
+    """The map's maximum, the disc of the pointing game's tolerance, and the outcome in words."""
+    if at is None or not outcome:
+        return ""
+    y, x = at[0] + 0.5, at[1] + 0.5
+    return (
+        f'<svg class="sl-peak sl-{outcome}" viewBox="0 0 {picture.width} {picture.height}" '
+        f'preserveAspectRatio="none" aria-hidden="true">'
+        f'<circle class="sl-halo" cx="{x}" cy="{y}" r="{TOLERANCE}"/>'
+        f'<circle cx="{x}" cy="{y}" r="{TOLERANCE}"/><circle class="sl-dot" cx="{x}" cy="{y}" '
+        f'r="2.5"/></svg><span class="sl-verdict sl-{outcome}">{_OUTCOMES[outcome]}</span>'
+    )
+
+
+_OUTCOMES = {"hit": "✓ peak hits", "miss": "✗ peak misses", "skipped": "not scored"}
+
+
+def toggles_html(picture: CocoPicture) -> str:
+    """Switches for the outlines of each category."""
+    counts = {c: sum(o.category == c for o in picture.objects) for c in picture.categories}
+    chips = "".join(
+        f'<label class="sl-chip sl-k{number % 8}"><input type="checkbox" checked '
+        f'data-toggle="{escape(category)}"><i></i>{escape(category)} <small>{count}</small></label>'
+        for number, (category, count) in enumerate(counts.items())
+    )
+    if not chips:
+        return ""
+    return (
+        '<div class="sl-chips" role="group" aria-label="Outlines to show"><span>Outlines</span>'
+        f'<label class="sl-chip"><input type="checkbox" checked data-toggle="*"><i></i>all</label>'
+        f"{chips}</div>"
+    )
+
+
+def scorecard(
+    scores: Mapping[str, Scores], reason: str | None, coverage: float, against: str
+) -> str:
+    """The metrics of both maps and of the baselines as a table, the best of each marked."""
+    best = {m: max(getattr(s, m) for s in scores.values()) for m in METRICS}
+    head = "".join(f"<th>{METRIC_NAMES[m].capitalize()}</th>" for m in METRICS)
+    rows = ""
+    for name, found in scores.items():
+        cells = ""
+        for metric in METRICS:
+            value = getattr(found, metric)
+            if metric == "pointing_game":
+                outcome = "skipped" if reason else "hit" if value else "miss"
+                mark = {"hit": "✓ hit", "miss": "✗ miss", "skipped": "skipped"}[outcome]
+                cells += f'<td class="sl-{outcome}">{mark}</td>'
+            else:
+                number = f"{value:.3f}" if metric != "energy_lift" else f"{value:.2f} ×"
+                cells += f"<td>{f'<b>{number}</b>' if value == best[metric] else number}</td>"
+        rows += f"<tr><th>{_ROWS[name]}</th>{cells}</tr>"
+    what = "the objects" if against == ALL_OBJECTS else f"“{escape(against)}”"
+    note = ""
+    if reason:
+        bound = "under 1 %" if reason == "small" else "over 80 %"
+        note = f" That is {bound}, so <code>evaluate</code> leaves this picture out."
+    return (
+        f"<p>Scored against {what}, which cover {100 * coverage:.1f} % of the picture.{note}</p>"
+        f'<div class="sl-wide"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody>'
+        "</table></div>"
+        '<p class="sl-fine"><b>Pointing game</b>: does the brightest spot, give or take 15 pixels, '
+        "lie on an object? <b>Energy</b>: the share of the map’s total that lies on objects; "
+        "<b>lift</b>: that over an even map’s. <b>Rank accuracy</b>: of as many brightest pixels "
+        "as objects have, the share on objects. <b>AUC</b>: how often a pixel on an object is "
+        "brighter than one beside it (0.5 is chance). Bold: the best. <b>Centre</b> is a blob in "
+        "the middle of the picture, where photographers put things: the one to beat.</p>"
+    )
+
+
+def open_in_explore(shown: Shown | None) -> tuple[str, dict[str, Any]]:
+    """A copy of the picture for the Explore tab, and the way there."""
+    if shown is None:
+        raise ValueError("choose a picture first.")
+    folder = Path(tempfile.mkdtemp(dir=cache_folder()))
+    return shutil.copy(shown.path, folder / f"coco-{shown.picture.id}.jpg"), gr.update(
+        selected="explore-tab"
+    )
+
+
+def split_choices(current: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The splits and categories on offer now."""
+    try:
+        root = find_root()
+        split = split_named(current)
+    except CocoError:
+        return gr.update(visible=False), gr.update()
+    assert root is not None
+    splits = available_splits(root)
+    return (
+        gr.update(choices=splits, value=split.split, visible=len(splits) > 1),
+        gr.update(choices=sorted(split.categories)),
+    )
+
+
+def build(demo: gr.Blocks, tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
+    """Lay the tab out inside the current Blocks."""
+    EXAMPLES.start()
+    shown = gr.State()  # a Shown
+    page = gr.State(1)
+    with gr.Column(elem_id="coco"):
+        with gr.Column(elem_id="coco-filters") as filters:
+            split = gr.Dropdown([], label="Split", filterable=False, visible=False)
+            categories = gr.Dropdown(
+                [], multiselect=True, label="Shows all of these", elem_id="coco-categories"
+            )
+            number = gr.Dropdown(
+                list(NUM_OBJECTS), value="Any number", label="Objects", filterable=False
+            )
+            size = gr.Dropdown(
+                list(LARGEST), value="Any size", label="Largest object", filterable=False
+            )
+            jump = gr.Number(None, label="Picture number", precision=0, placeholder="139")
+            with gr.Row():
+                go = gr.Button("Show", size="sm", min_width=90)
+                lucky = gr.Button("Surprise me", size="sm", min_width=120)
+            layer = gr.Slider(1, 12, DEFAULT_LAYER, step=1, precision=0, label="Layer")
+            against = gr.Dropdown(
+                [ALL_OBJECTS], value=ALL_OBJECTS, label="Score against", filterable=False
+            )
+            carry = gr.Button("Open in Explore", variant="primary")
+        with gr.Column(elem_id="coco-result"):
+            gallery = gr.HTML(js_on_load=_GALLERY_SCRIPT, elem_id="coco-gallery")
+            with gr.Row(elem_id="coco-pager") as pager:
+                back = gr.Button("‹ Back", size="sm", min_width=80)
+                words = gr.HTML(elem_id="coco-words")
+                forth = gr.Button("Next ›", size="sm", min_width=80)
+            detail = viewer("", elem_id="coco-detail")
+    timer = gr.Timer(3, active=EXAMPLES.fetching)
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    run: dict[str, Any] = {
+        **COMPUTE,
+        "api_visibility": "private",
+        "show_progress_on": detail,
+        "trigger_mode": "always_last",
+    }
+    asked = [split, categories, number, size]
+
+    def turn(by: int | None) -> Any:
+        def turned(
+            split_name: str | None, names: Sequence[str], count: str, share: str, at: float
+        ) -> tuple[Any, ...]:
+            found = browse(split_name, names, count, share, 1 if by is None else at + by)
+            return *found, found[3]
+
+        return plainly(turned)
+
+    listing = [gallery, page, words, filters, pager]
+    gr.on(
+        [tab.select, demo.load], plainly(split_choices), split, [split, categories], **quiet
+    ).then(turn(0), [*asked, page], listing, **quiet)
+    gr.on(
+        [split.input, categories.input, number.input, size.input],
+        turn(None), [*asked, page], listing, trigger_mode="always_last", **quiet,
+    )  # fmt: skip
+    back.click(turn(-1), [*asked, page], listing, **quiet)
+    forth.click(turn(1), [*asked, page], listing, **quiet)
+    timer.tick(plainly(split_choices), split, [split, categories], **quiet).then(
+        turn(0), [*asked, page], listing, **quiet
+    ).then(lambda: gr.Timer(active=EXAMPLES.fetching), None, timer, **quiet)
+
+    for event in (
+        gallery.click(plainly(clicked), [split, explore.model_key], shown, **run),
+        gr.on(
+            [jump.submit, go.click], plainly(show), [jump, split, explore.model_key], shown, **run
+        ),
+        lucky.click(plainly(surprise), [*asked, explore.model_key], shown, **run),
+    ):
+        event.success(choices, shown, [layer, against], **quiet).success(
+            plainly(draw), [shown, layer, against], detail, **quiet
+        ).success(None, js=_SCROLL_TO_PICTURE)
+    gr.on(
+        [layer.change, against.input],
+        plainly(draw), [shown, layer, against], detail, trigger_mode="always_last", **quiet,
+    )  # fmt: skip
+    explore.look_after(carry.click(plainly(open_in_explore), shown, [explore.photo, tabs], **quiet))
