@@ -74,6 +74,7 @@ class Target:
     def __init__(self, mask: Mask) -> None:
         self.mask = np.ascontiguousarray(mask)
         self.size = int(mask.sum())
+        self._skip = skip_reason(mask)
         if not 0 < self.size < mask.size:
             raise ValueError("the objects' mask must cover some of the picture, and not all of it")
 
@@ -105,7 +106,7 @@ class Target:
 
         Source: Zhang et al. 2018, "Top-down neural attention by excitation backprop", section 5.1.
         """
-        if skip_reason(self.mask):
+        if self._skip:
             return "skipped"
         at = peak(a)
         if at is None:
