@@ -28,13 +28,14 @@ from sima_core.coco import (
     open_split,
 )
 from sima_core.coco_download import download
-from sima_core.evaluate import METRIC_NAMES, baseline_maps
+from sima_core.evaluate import METRIC_NAMES, baseline_maps, faithfulness
 from sima_core.heatmaps import COLORMAPS
 from sima_core.metrics import METRICS, TOLERANCE, Map, Scores, Target, peak, skip_reason
 
+from .charts import Series, linear_chart
 from .explore import DEFAULT_LAYER, Explore
 from .viewer import escape, viewer, viewer_html
-from .visitors import COMPUTE, cache_folder, model_for, plainly
+from .visitors import COMPUTE, cache_folder, capitalized, model_for, plainly
 
 PAGE = 24
 RESOLUTION = 224
@@ -76,6 +77,9 @@ element.addEventListener('click', (event) => {
 """
 _SCROLL_TO_PICTURE = (
     "() => document.querySelector('#coco-detail').scrollIntoView({behavior: 'smooth'})"
+)
+_SCROLL_TO_CURVES = (
+    "() => document.querySelector('#coco-relied').scrollIntoView({behavior: 'smooth'})"
 )
 
 
@@ -169,12 +173,18 @@ def tile(split: CocoSplit, image_id: int) -> str:
     )
 
 
-def show(image_id: float | None, split_name: str | None, model_key: str | None) -> Shown:
-    """Run the model on a picture of COCO."""
-    if image_id is None:
+def jumped(number: str, split_name: str | None, model_key: str | None) -> Shown:
+    """Show the picture whose number was typed, such as 139 or 000000000139.jpg."""
+    digits = (number or "").strip().removesuffix(".jpg")
+    if not (digits.isascii() and digits.isdigit()):
         raise ValueError("type the number of a picture, such as 139.")
+    return show(int(digits), split_name, model_key)
+
+
+def show(image_id: int, split_name: str | None, model_key: str | None) -> Shown:
+    """Run the model on a picture of COCO."""
     split = split_named(split_name)
-    picture = split.picture(int(image_id))
+    picture = split.picture(image_id)
     analysis = analyze(model_for(model_key), split.load(picture.id), RESOLUTION)
     return Shown(split.split, picture, split.path(picture.id), analysis)
 
@@ -198,13 +208,15 @@ def surprise(
     return show(random.choice(ids), split_name, model_key)
 
 
-def choices(shown: Shown) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The layer and category controls for another picture."""
+def choices(shown: Shown) -> tuple[Any, ...]:
+    """The controls for another picture: its layers and categories; the old curves go."""
     depth = max(shown.analysis.norms)
     annotated = sorted({o.category for o in shown.picture.objects if not o.crowd})
     return (
         gr.update(maximum=depth),
         gr.update(choices=[ALL_OBJECTS, *annotated], value=ALL_OBJECTS),
+        gr.update(visible=True),
+        "",
     )
 
 
@@ -326,7 +338,7 @@ def scorecard(
 ) -> str:
     """The metrics of both maps and of the baselines as a table, the best of each marked."""
     best = {m: max(getattr(s, m) for s in scores.values()) for m in METRICS}
-    head = "".join(f"<th>{METRIC_NAMES[m].capitalize()}</th>" for m in METRICS)
+    head = "".join(f"<th>{capitalized(METRIC_NAMES[m])}</th>" for m in METRICS)
     rows = ""
     for name, found in scores.items():
         cells = ""
@@ -356,6 +368,48 @@ def scorecard(
         "brighter than one beside it (0.5 is chance). Bold: the best. <b>Centre</b> is a blob in "
         "the middle of the picture, where photographers put things: the one to beat.</p>"
     )
+
+
+def rely_on(shown: Shown | None, layer: float, model_key: str | None) -> str:
+    """Insertion and deletion curves of both maps, with tokens in random order beside them."""
+    if shown is None:
+        raise ValueError("choose a picture first.")
+    layer = min(int(layer), max(shown.analysis.norms))
+    found = faithfulness(model_for(model_key), shown.analysis, shown.picture.id, layer)
+    charts = ""
+    for curve, title in _CURVES.items():
+        series = [
+            Series(
+                f"{_ROWS[name]} ({of[curve].auc:.2f})",
+                list(zip(of[curve].shares, of[curve].probabilities, strict=True)),
+                dashed=name in ("random", "centre"),
+                marks=False,
+                color={"query": 0, "key": 1, "centre": 2, "random": 4}[name],
+            )
+            for name, of in found.items()
+        ]
+        areas = ", ".join(s.name for s in series)
+        chart = linear_chart(series, "share of tokens", "probability", f"{title}: {areas}")
+        charts += f"<div><h4>{title}</h4>{chart}</div>"
+    return (
+        f'<section class="sl-card sl-score"><h3>Does the model rely on these tokens?</h3>'
+        f"<p>Tokens of layer {layer}’s maps come into an empty picture (insertion) or leave the "
+        "whole one (deletion), brightest first, while the probability of the model’s own answer, "
+        f"<b>{escape(shown.analysis.predictions[0].label)}</b>, is followed. A map that matters "
+        "to the model rises early and falls early; one that does no better than random order says "
+        f'little about the answer.</p><div class="sl-grid-of-charts">{charts}</div>'
+        '<p class="sl-fine">In brackets: the area under the curve; higher is better for '
+        "insertion, lower for deletion. Empty means blurred, or the training images’ mean colour "
+        "(RISE, Petsiuk et al. 2018).</p></section>"
+    )
+
+
+_CURVES = {
+    "insertion_blurred": "Insertion into a blurred picture",
+    "deletion_zero": "Deletion to mean colour",
+    "insertion_zero": "Insertion into mean colour",
+    "deletion_blurred": "Deletion to blur",
+}
 
 
 def open_in_explore(shown: Shown | None) -> tuple[str, dict[str, Any]]:
@@ -400,22 +454,26 @@ def build(demo: gr.Blocks, tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None
             size = gr.Dropdown(
                 list(LARGEST), value="Any size", label="Largest object", filterable=False
             )
-            jump = gr.Number(None, label="Picture number", precision=0, placeholder="139")
+            jump = gr.Textbox(label="Picture number", placeholder="139", max_lines=1)
             with gr.Row():
                 go = gr.Button("Show", size="sm", min_width=90)
                 lucky = gr.Button("Surprise me", size="sm", min_width=120)
-            layer = gr.Slider(1, 12, DEFAULT_LAYER, step=1, precision=0, label="Layer")
-            against = gr.Dropdown(
-                [ALL_OBJECTS], value=ALL_OBJECTS, label="Score against", filterable=False
-            )
-            carry = gr.Button("Open in Explore", variant="primary")
         with gr.Column(elem_id="coco-result"):
             gallery = gr.HTML(js_on_load=_GALLERY_SCRIPT, elem_id="coco-gallery")
             with gr.Row(elem_id="coco-pager") as pager:
                 back = gr.Button("‹ Back", size="sm", min_width=80)
                 words = gr.HTML(elem_id="coco-words")
                 forth = gr.Button("Next ›", size="sm", min_width=80)
-            detail = viewer("", elem_id="coco-detail")
+        with gr.Column(elem_id="coco-settings", visible=False) as settings:
+            layer = gr.Slider(1, 12, DEFAULT_LAYER, step=1, precision=0, label="Layer")
+            against = gr.Dropdown(
+                [ALL_OBJECTS], value=ALL_OBJECTS, label="Score against", filterable=False
+            )
+            carry = gr.Button("Open in Explore", variant="primary")
+            rely = gr.Button("Does the model rely on them?")
+        with gr.Column(elem_id="coco-detail"):
+            detail = viewer("")
+            relied = gr.HTML(elem_id="coco-relied")
     timer = gr.Timer(3, active=EXAMPLES.fetching)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -453,15 +511,19 @@ def build(demo: gr.Blocks, tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None
     for event in (
         gallery.click(plainly(clicked), [split, explore.model_key], shown, **run),
         gr.on(
-            [jump.submit, go.click], plainly(show), [jump, split, explore.model_key], shown, **run
+            [jump.submit, go.click], plainly(jumped), [jump, split, explore.model_key], shown, **run
         ),
         lucky.click(plainly(surprise), [*asked, explore.model_key], shown, **run),
     ):
-        event.success(choices, shown, [layer, against], **quiet).success(
+        event.success(choices, shown, [layer, against, settings, relied], **quiet).success(
             plainly(draw), [shown, layer, against], detail, **quiet
         ).success(None, js=_SCROLL_TO_PICTURE)
     gr.on(
         [layer.change, against.input],
         plainly(draw), [shown, layer, against], detail, trigger_mode="always_last", **quiet,
     )  # fmt: skip
+    rely.click(
+        plainly(rely_on), [shown, layer, explore.model_key], relied,
+        **{**run, "show_progress_on": relied},
+    ).success(None, js=_SCROLL_TO_CURVES)  # fmt: skip
     explore.look_after(carry.click(plainly(open_in_explore), shown, [explore.photo, tabs], **quiet))

@@ -11,6 +11,7 @@ from sima_core.evaluate import METRIC_NAMES
 
 from .charts import Series, linear_chart
 from .viewer import escape
+from .visitors import capitalized
 
 #: What `evaluate` found, by split; the commands that made them stand in them.
 FOUND: dict[str, dict[str, Any]] = {
@@ -39,8 +40,8 @@ def evidence_html(split: str) -> str:
     """Sentences, a table, and charts of every metric by layer."""
     found = FOUND[split]
     charts = "".join(
-        f'<section class="sl-card"><h3>{name.capitalize()} by layer</h3>'
-        f"{metric_chart(found, metric)}<p class='sl-fine'>{_MEANINGS[metric].capitalize()}.</p>"
+        f'<section class="sl-card"><h3>{capitalized(name)} by layer</h3>'
+        f"{metric_chart(found, metric)}<p class='sl-fine'>{capitalized(_MEANINGS[metric])}.</p>"
         "</section>"
         for metric, name in METRIC_NAMES.items()
     )
@@ -85,7 +86,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         f"<p>A pixel on an object outshines one beside it in <b>{100 * auc[side]:.0f} %</b> of "
         f"pairs in the {_NAMES[side]} map of layer {found['layer']}; chance is 50 %. {learnt}</p>"
         "<p>But photographers put things in the middle, so a plain blob there is the one to beat. "
-        f"The map {'; it '.join(clauses)}.</p>"
+        f"The map of {_NAMES[side]} {'; it '.join(clauses)}.</p>"
     )
 
 
@@ -95,7 +96,7 @@ def _listed(names: list[str]) -> str:
 
 def table_html(found: Mapping[str, Any]) -> str:
     """Every map's means with intervals."""
-    head = "".join(f"<th>{name.capitalize()}</th>" for name in METRIC_NAMES.values())
+    head = "".join(f"<th>{capitalized(name)}</th>" for name in METRIC_NAMES.values())
     rows = ""
     for name, values in found["maps"].items():
         cells = "".join(

@@ -65,7 +65,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def _capitalized(sentence: str) -> str:
+def capitalized(sentence: str) -> str:
     """Begin with a capital, unless it begins with a file's name."""
     first = sentence.split(" ", 1)[0]
     return sentence if "." in first else sentence[:1].upper() + sentence[1:]
@@ -78,7 +78,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except (CheckpointError, CocoError, ImageError, ModelGoneError, ValueError) as error:
         raise gr.Error(  # the page takes the text for HTML
-            html.escape(_capitalized(str(error)), quote=False),
+            html.escape(capitalized(str(error)), quote=False),
             duration=None,
             print_exception=False,
         ) from None

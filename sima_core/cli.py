@@ -315,7 +315,7 @@ def run_download(options: argparse.Namespace) -> int:
         root, options.split, options.ids, options.images, options.annotations, options.base_url
     )
     for name, reason in report.failed.items():
-        print(f"{name}: {reason}", file=sys.stderr)
+        print(f"{name!r}: {reason}", file=sys.stderr)  # a name from a list may be anything
     failed = f", {len(report.failed)} failed" if report.failed else ""
     print(f"{report.fetched} picture(s) fetched, {report.present} already there{failed}: {root}")
     return SOME_FAILED if report.failed else OK

@@ -20,7 +20,7 @@ from .analysis import SIDES, Analysis, analyze
 from .capture import patch_size
 from .checkpoints import load_model, provenance
 from .coco import CocoError, CocoSplit, annotations_file
-from .faithfulness import curves, random_ranking
+from .faithfulness import Curve, curves, random_ranking
 from .images import ImageError, preprocess
 from .metrics import (
     METRICS,
@@ -88,7 +88,7 @@ def evaluate(
     layers: Sequence[int] = (12,),
     resolution: int = 224,
     limit: int | None = None,
-    faithfulness: bool = False,
+    faithful: bool = False,
     resume: bool = True,
 ) -> Iterator[PictureResult]:
     """Score every picture of the split, one at a time, in order of their ids.
@@ -99,19 +99,19 @@ def evaluate(
     Args:
         layers: numbers from 1; `layer_numbers` resolves others.
         limit: stop after so many pictures.
-        faithfulness: insertion and deletion too: some 250 more forward passes a picture.
+        faithful: insertion and deletion too: some 250 more forward passes a picture.
 
     Raises:
         ValueError: a layer that does not exist.
     """
     twin = untrained_twin(model)
     ids = split.ids[:limit]
-    journal = _Journal(_journal_file(split, model, layers, resolution, faithfulness), resume)
+    journal = _Journal(_journal_file(split, model, layers, resolution, faithful), resume)
     for image_id in ids:
         if (done := journal.found.get(image_id)) is not None:
             yield done
             continue
-        result = _score_picture(split, image_id, model, twin, layers, resolution, faithfulness)
+        result = _score_picture(split, image_id, model, twin, layers, resolution, faithful)
         if result.skipped != "unreadable":  # which may be mended before the next run
             journal.add(result)
         yield result
@@ -150,22 +150,25 @@ def _score_picture(
                 a = analysis.heatmap(side, layer).resize(image.size)
                 scores[f"{prefix}{side}/{layer}"] = target.score(a)
     scoring = time.perf_counter() - start + masking
-    found = _faithfulness(model, ours, image_id, main_layer(layers)) if faithful else {}
-    return PictureResult(image_id, None, scores, found, forward, scoring)
+    followed = faithfulness(model, ours, image_id, main_layer(layers)) if faithful else {}
+    areas = {name: {c: of.auc for c, of in found.items()} for name, found in followed.items()}
+    return PictureResult(image_id, None, scores, areas, forward, scoring)
 
 
-def _faithfulness(
+def faithfulness(
     model: nn.Module, analysis: Analysis, image_id: int, layer: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Mapping[str, Curve]]:
+    """Insertion and deletion for ``query``, ``key``, ``centre`` and ``random`` order, by curve.
+
+    Raises:
+        ValueError: the layer was not captured.
+    """
     pixels = preprocess(analysis.image, analysis.resolution, patch_size(model))
     rows, cols = analysis.grid
     rankings: dict[str, ArrayLike] = {s: analysis.token_norms(s, layer) for s in SIDES}
     rankings["centre"] = centre_map(cols, rows)
     rankings["random"] = random_ranking(analysis.grid, image_id)
-    return {
-        name: {curve: c.auc for curve, c in curves(model, pixels, ranking).items()}
-        for name, ranking in rankings.items()
-    }
+    return {name: curves(model, pixels, ranking) for name, ranking in rankings.items()}
 
 
 def main_layer(layers: Sequence[int]) -> int:
