@@ -58,9 +58,11 @@ def log_chart(
 
 
 def linear_chart(series: Sequence[Series], x_name: str, y_name: str, alt: str) -> str:
-    """Lines over whole numbers, with a linear axis upwards, and a legend."""
+    """Lines over whole numbers, or over shares from 0 to 1; both axes linear, with a legend."""
     x, y = _values(series)
-    across = _Axis(min(x) - 0.5, max(x) + 0.5, sorted({round(v) for v in x}), log=False)
+    margin = 0.04 * (max(x) - min(x)) or 0.5
+    marked = [0, 0.25, 0.5, 0.75, 1] if max(x) <= 1 and min(x) < 1 else sorted(set(x))
+    across = _Axis(min(x) - margin, max(x) + margin, marked, log=False)
     step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if max(y) - min(y) <= 8 * s)
     low, high = math.floor(min(y) / step), math.ceil(max(y) / step)
     ticks = [step * i for i in range(low, high + 1)]

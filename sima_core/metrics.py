@@ -228,8 +228,14 @@ class Estimate:
         """The percentile interval (Efron and Tibshirani 1993, chapter 13); seeded."""
         sample = np.asarray(values, dtype=np.float64)
         rng = np.random.default_rng(0)
-        means = np.array(
-            [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(resamples)]
+        block = max(1, 2**20 // len(sample))  # bounds memory for splits of any size
+        means = np.concatenate(
+            [
+                sample[
+                    rng.integers(len(sample), size=(min(block, resamples - i), len(sample)))
+                ].mean(axis=1)
+                for i in range(0, resamples, block)
+            ]
         )
         low, high = np.percentile(means, (2.5, 97.5))
         return cls(float(sample.mean()), float(low), float(high))
