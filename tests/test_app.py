@@ -1,6 +1,7 @@
 """The real app, driven in headless Chromium and through its API."""
 
 import base64
+import contextlib
 import io
 import os
 import re
@@ -22,8 +23,10 @@ from install_browser import find_browser
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from sima_core import load_image, load_model, token_norms
+from sima_core import analyze, load_image, load_model, token_norms
+from sima_core.coco import CocoSplit
 from sima_core.images import preprocess
+from sima_core.metrics import Target, peak
 
 ROOT = Path(__file__).parent.parent
 BROWSER = find_browser()
@@ -32,16 +35,20 @@ needs_browser = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory) -> Iterator[str]:
-    """The address of a running app."""
+@contextlib.contextmanager
+def running_app(folder: Path, **environment: str) -> Iterator[str]:
+    """The address of a running app; afterwards: no traceback in its log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("app") / "log").open("w+")
+    log = (folder / "log").open("w+")
     env = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
     process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
+        [sys.executable, "app.py"],
+        cwd=ROOT,
+        env={**env, **environment},
+        stdout=log,
+        stderr=subprocess.STDOUT,
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -59,6 +66,14 @@ def app(tmp_path_factory) -> Iterator[str]:
         process.terminate()
         process.wait(20)
         log.close()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Iterator[str]:
+    """An app that has no COCO."""
+    folder = tmp_path_factory.mktemp("app")
+    with running_app(folder, XDG_CACHE_HOME=str(folder), SIMA_COCO_ROOT="") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -289,6 +304,138 @@ def test_latency_stop(explore):
     before = norms(explore)
     explore.locator("#samples button").nth(1).click()  # the queue is free again
     wait_for_change(explore, norms, before)
+
+
+@needs_browser
+@pytest.mark.browser
+def test_without_coco_the_tab_says_what_to_run(explore):
+    explore.get_by_role("tab", name="COCO").click()
+    expect(explore.locator("#coco-gallery")).to_contain_text("python -m sima_core coco download")
+    expect(explore.locator("#coco-filters")).to_be_hidden()
+
+
+@pytest.fixture(scope="module")
+def coco_app(tmp_path_factory, coco_root) -> Iterator[str]:
+    """An app on the made-up COCO root."""
+    folder = tmp_path_factory.mktemp("coco-app")
+    with running_app(folder, XDG_CACHE_HOME=str(folder), SIMA_COCO_ROOT=str(coco_root)) as url:
+        yield url
+
+
+@pytest.fixture
+def coco(coco_app: str, page: Page, errors: list[str]) -> Iterator[Page]:
+    """The COCO tab, its first page of pictures shown; afterwards: no console error."""
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.goto(coco_app)
+    page.get_by_role("tab", name="COCO").click()
+    expect(page.locator(".sl-tiles button").first).to_be_visible(timeout=30_000)
+    yield page
+    assert not errors
+
+
+@needs_browser
+@pytest.mark.browser
+def test_coco_gallery_pages_and_filters(coco):
+    tiles, words = coco.locator(".sl-tiles button"), coco.locator("#coco-words")
+    expect(words).to_contain_text("39 pictures · page 1 of 2")  # one of 40 has no file
+    expect(tiles).to_have_count(23)
+    expect(coco.locator(".sl-broken")).to_contain_text("7: unreadable")
+    coco.get_by_role("button", name="Next").click()
+    expect(words).to_contain_text("page 2 of 2")
+    expect(tiles).to_have_count(15)
+    coco.get_by_role("button", name="Next").click()  # there is no third
+    expect(words).to_contain_text("page 2 of 2")
+    coco.get_by_role("button", name="Back").click()
+    expect(words).to_contain_text("page 1 of 2")
+    coco.get_by_label("Largest object").click()
+    coco.get_by_role("option", name="Over 50 %").click()
+    expect(words).to_contain_text("1 picture ·")
+    coco.get_by_label("Largest object").click()
+    coco.get_by_role("option", name="Any size").click()
+    coco.locator("#coco-categories input").click()
+    coco.get_by_role("option", name="cat", exact=True).click()
+    expect(words).to_contain_text("3 pictures")
+
+
+@needs_browser
+@pytest.mark.browser
+def test_coco_picture_objects_and_scores(coco, coco_root, model):
+    coco.locator('[data-picture="1"]').click()
+    detail = coco.locator("#coco-detail")
+    expect(detail.locator(".sl-figure")).to_have_count(2, timeout=20_000)
+    expect(detail.locator(".sl-summary")).to_contain_text("Attribution License")
+    link = detail.get_by_role("link", name="photographer")
+    expect(link).to_have_attribute("href", "https://www.flickr.com/photo.gne?id=1777")
+
+    split = CocoSplit(coco_root, "val2017")
+    image = split.load(1)
+    found = analyze(model, image).heatmap("query").resize(image.size)
+    scores = Target(split.mask(1)).score(found)
+    query = detail.locator(".sl-score tbody tr").first
+    expect(query).to_contain_text("hit" if scores.pointing_game else "miss")
+    for value in (scores.energy, scores.rank_accuracy, scores.auc):
+        expect(query).to_contain_text(f"{value:.3f}")
+    expect(detail.locator(".sl-score tbody tr")).to_have_count(5)
+    row, column = peak(found)
+    dot = detail.locator('[data-side="query"] .sl-peak .sl-dot')
+    assert float(dot.get_attribute("cx")) == column + 0.5
+    assert float(dot.get_attribute("cy")) == row + 0.5
+
+    dogs = detail.locator('.sl-objects g[data-category="dog"]').first
+    expect(dogs.locator("path")).to_have_count(2)
+    detail.locator("label.sl-chip", has_text="dog").click()
+    expect(dogs).to_be_hidden()
+    coco.get_by_label("number input for Layer").last.fill("3")
+    coco.keyboard.press("Enter")
+    expect(detail.locator(".sl-summary")).to_contain_text("layer 3")
+    expect(dogs).to_be_hidden()  # what was switched off stays off
+    detail.locator("label.sl-chip", has_text="all").click()
+    expect(dogs).to_be_visible()
+
+
+@needs_browser
+@pytest.mark.browser
+def test_coco_jump_surprise_faithfulness_and_explore(coco):
+    detail = coco.locator("#coco-detail")
+    box = coco.get_by_label("Picture number")
+    for typed, said in (
+        ("99", "There is no picture 99"),
+        ("cat", "Type the number"),
+        ("6", "Picture 6 is not on this disk"),
+    ):
+        box.fill(typed)
+        box.press("Enter")
+        expect(coco.locator(".toast-body").last).to_contain_text(said)
+    box.fill("3")
+    box.press("Enter")
+    expect(detail.locator(".sl-score")).to_contain_text("Nothing is annotated", timeout=20_000)
+    box.fill("4")
+    box.press("Enter")
+    expect(detail.locator(".sl-score")).to_contain_text("under 1 %", timeout=20_000)
+    expect(detail.locator("td.sl-skipped")).to_have_count(5)
+    coco.get_by_role("button", name="Does the model rely").click()
+    expect(coco.locator("#coco-relied .sl-chart")).to_have_count(4, timeout=60_000)
+    expect(coco.locator("#coco-relied .sl-chart").first).to_contain_text("Random (0.")
+    coco.get_by_label("Largest object").click()
+    coco.get_by_role("option", name="Over 50 %").click()
+    expect(coco.locator("#coco-words")).to_contain_text("1 picture ·")
+    coco.get_by_role("button", name="Surprise me").click()
+    expect(detail.locator(".sl-summary b").first).to_have_text("5", timeout=20_000)
+    expect(coco.locator("#coco-relied .sl-chart")).to_have_count(0)
+    coco.get_by_role("button", name="Open in Explore").click()
+    expect(coco.locator("#explore .sl-summary")).to_contain_text("coco-5.jpg", timeout=20_000)
+    expect(coco.get_by_role("tab", name="Explore")).to_have_attribute("aria-selected", "true")
+
+
+@needs_browser
+@pytest.mark.browser
+def test_evidence_tab(explore):
+    explore.get_by_role("tab", name="Evidence").click()
+    expect(explore.locator("#evidence .sl-chart")).to_have_count(5)
+    expect(explore.locator("#evidence tbody tr")).to_have_count(7)
+    expect(explore.locator("#evidence")).to_contain_text("94 pictures of COCO val2017")
+    explore.get_by_label("train2017").check()
+    expect(explore.locator("#evidence")).to_contain_text("37 pictures of COCO train2017")
 
 
 @needs_browser
