@@ -264,8 +264,8 @@ class SimAttention(nn.Module):
         The projections are shared with `attention`, not copied.
         """
         qkv, num_heads = cast(nn.Linear, attention.qkv), cast(int, attention.num_heads)
-        sima = cls(qkv.in_features, num_heads, device="meta")
-        sima.head_dim = qkv.out_features // (3 * num_heads)
+        head_dim = qkv.out_features // (3 * num_heads)
+        sima = cls(qkv.in_features, num_heads, head_dim, device="meta")
         sima.qkv, sima.proj = qkv, cast(nn.Linear, attention.proj)
         sima.proj_drop = cast(nn.Dropout, attention.proj_drop)
         sima.training = attention.training
