@@ -14,6 +14,11 @@ GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))  # for `weights`, the builder of the reference checkpoints
 
 
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest deviation over the largest value."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
 @pytest.fixture(scope="session")
 def model() -> torch.nn.Module:
     """The bundled trained model; tests leave it as they found it."""
