@@ -96,7 +96,7 @@ def _last_layer(model: nn.Module) -> Any:
     ):
         return last
     raise ValueError(
-        f"{type(model).__name__} has no class token in a last layer of attention: looked for a timm "
+        f"{type(model).__name__} has no class token in a last attention layer: looked for a timm "
         "VisionTransformer with a class token, CvT, or class attention as XCiT has"
     )
 

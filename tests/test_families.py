@@ -1,7 +1,9 @@
 """DeiT, XCiT and CvT: created, described, loaded, traced, exported and compiled alike."""
 
 import dataclasses
+import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -10,8 +12,11 @@ from timm.models import VisionTransformer
 from torch.utils.flop_counter import FlopCounterMode
 
 import sima_core
+from app.viewer import summary_html, viewer_html
 from sima_core.capture import attention_layers, sima_layers
 from sima_core.checkpoints import provenance
+from sima_core.export import write
+from sima_core.latency import compare_orders
 from sima_core.models import ARCHITECTURES, create_model, describe, parameter_shapes
 
 SIMA = [name for name, recipe in ARCHITECTURES.items() if recipe.attention == "SimA"]
@@ -214,3 +219,39 @@ def test_both_orders_agree(sima_model):
 def test_recipes_are_never_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ARCHITECTURES["cvt_13"].depth = (1, 1, 1)
+
+
+# ---- The bench and the page -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("layer", "tokens"), [(1, (16 * 12, 8 * 6)), (3, (1 + 4 * 3, 1 + 2 * 2))])
+def test_orders_are_compared_where_keys_are_fewer(layer, tokens):
+    model = shallow("sima_cvt_13")
+    *_, found = compare_orders(model, torch.randn(1, 3, 64, 48), layer, seconds=0.01)
+    assert (found.num_tokens, found.num_keys) == tokens
+    assert (found.layer, found.head_dim) == (layer, 64)
+    assert set(found.levels) == {"attention", "block", "model"}
+    assert found.relative_difference < 1e-5
+    queries, keys = tokens
+    assert found.intermediate_bytes("qk_first") == 4 * found.num_heads * queries * keys
+    by_counting = queries * keys * 2 * 64 / ((queries + keys) * 64**2)
+    assert found.predicted_ratio == pytest.approx(by_counting)
+    assert "on average over queries and keys" in found.reason
+
+
+def test_comparing_orders_needs_sima():
+    with pytest.raises(ValueError, match=r"VisionTransformer has Attention.*sima_deit_small"):
+        next(compare_orders(shallow("deit_tiny_patch16_224"), torch.randn(1, 3, 64, 48), 1))
+
+
+def test_the_page_and_the_files_show_a_coarser_grid_of_keys(photo, tmp_path):
+    analysis = sima_core.analyze(sima_core.load_model("cvt_13"), photo, resolution=64)
+    html = viewer_html(analysis, 1, None, "inferno")
+    assert 'data-rows="16" data-cols="24"' in html
+    assert 'data-rows="8" data-cols="12"' in html
+    assert "<b>K</b>" in html  # no hat: softmax attention
+    assert "16 × 24 = 384 tokens" in summary_html(analysis, "photo", 1, None)
+    npz, *_, described = write(analysis, tmp_path, "photo", "photo.png", layer=13)
+    assert np.load(npz)["key_norm"].shape == (2, 3)
+    about = json.loads(described.read_text())
+    assert (about["grid"], about["key_grid"]) == ([4, 6], [2, 3])
