@@ -7,6 +7,8 @@ from timm.layers import Attention
 
 from sima_core import SimAttention, convert_to_sima, token_norms
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PIXELS = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
 
 

@@ -15,6 +15,8 @@ from sima_core.attention import mean_tokens, sima_cross_attention
 from sima_core.checkpoints import provenance
 from sima_core.cvt import ConvAttention, Cvt, SimAConvAttention
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEC = json.loads((GOLDEN / "cvt_13.keys.json").read_text())
 RESULTS = np.load(GOLDEN / "cvt_13.npz")
 

@@ -19,6 +19,8 @@ from sima_core.export import write
 from sima_core.latency import compare_orders
 from sima_core.models import ARCHITECTURES, create_model, describe, parameter_shapes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIMA = [name for name, recipe in ARCHITECTURES.items() if recipe.attention == "SimA"]
 MULTI_HEAD = [name for name in SIMA if not name.endswith("_1h")]
 #: The smallest SimA model of each family.
@@ -100,7 +102,7 @@ def test_other_sizes_and_shapes(name, size):
 # ---- Loading --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", ["sima_deit_tiny_patch16_224_1h", *EACH[-3:]])
 def test_names_give_the_same_untrained_weights_every_time(name):
     state = torch.random.get_rng_state()
     first, second = sima_core.load_model(name), sima_core.load_model(name)
@@ -158,7 +160,7 @@ def test_only_sima_has_orders():
 # ---- Tracing, export, compilation, gradients ------------------------------------------------
 
 
-@pytest.fixture(params=[*SMALLEST, "sima_cvt_13_1h", "converted DeiT"])
+@pytest.fixture(params=[*SMALLEST, "converted DeiT"])
 def sima_model(request) -> torch.nn.Module:
     """A shallow SimA model of every family."""
     if request.param != "converted DeiT":

@@ -7,6 +7,8 @@ import torch
 from sima_core import attention_maps, convert_to_sima
 from sima_core.models import create_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PIXELS = torch.randn(2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
 
 
