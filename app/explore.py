@@ -116,8 +116,8 @@ class View:
     def of(cls, analysis: Analysis, layer: float | None, head: float, colormap: str) -> "View":
         """The view nearest to what was asked for that the model has."""
         depth = max(analysis.norms)
-        heads = analysis.norms[depth].query.shape[1]
         number = min(int(layer or DEFAULT_LAYER), depth)  # an emptied box sends None
+        heads = analysis.norms[number].query.shape[1]
         return cls(number, int(head) if 1 <= head <= heads else None, colormap)
 
 
@@ -165,7 +165,7 @@ def layer_and_head(model_key: str | None) -> tuple[dict[str, Any], dict[str, Any
     layers = attention_layers(model_for(model_key))
     return (
         gr.update(maximum=len(layers), value=min(DEFAULT_LAYER, len(layers))),
-        gr.update(choices=head_choices(layers[0].num_heads), value=0),
+        gr.update(choices=head_choices(max(layer.num_heads for layer in layers)), value=0),
     )
 
 

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +13,8 @@ import gradio as gr
 import torch
 
 from sima_core import load_image, preprocess
-from sima_core.capture import attention_layers, layer_numbers, patch_size
+from sima_core.attention import mean_tokens
+from sima_core.capture import layer_numbers, patch_size, sima_layers, token_grids
 from sima_core.images import input_size
 from sima_core.latency import (
     ORDERS,
@@ -84,12 +86,12 @@ def comparison(
         ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
     """
     model, image = model_for(model_key), load_image(path)
-    layers = attention_layers(model)
+    layers = sima_layers(model)
     [number] = layer_numbers(layer, len(layers))
     attention = layers[number - 1]
     width, height = input_size(*image.size, resolution, patch_size(model))
-    num_tokens = width * height // patch_size(model) ** 2
-    macs = 2.0 * num_tokens**2 * attention.num_heads * attention.head_dim
+    num_tokens, num_keys = map(math.prod, token_grids(model, number, height, width))
+    macs = 2.0 * num_tokens * num_keys * attention.num_heads * attention.head_dim
     if macs > MAX_PRODUCT_MACS:
         raise ValueError(
             f"at {resolution} px this picture becomes {num_tokens:,} tokens, and (Q̂K̂ᵀ)V over so "
@@ -162,10 +164,11 @@ def curve(
     if seen is None:
         raise ValueError("choose a photo in Explore first.")
     model = model_for(model_key)
-    layers = attention_layers(model)
-    attention = layers[layer_numbers(min(int(layer), len(layers)), len(layers))[0] - 1]
+    layers = sima_layers(model)
+    [number] = layer_numbers(min(int(layer), len(layers)), len(layers))
+    attention = layers[number - 1]
     width, height = input_size(*load_image(seen.path).size, int(resolution), patch_size(model))
-    most = width * height // patch_size(model) ** 2
+    most = mean_tokens(*map(math.prod, token_grids(model, number, height, width)))
     least = max(2, attention.head_dim // 4)
     sizes = sorted(
         {round(least * (most / least) ** (i / (CURVE_POINTS - 1))) for i in range(CURVE_POINTS)}

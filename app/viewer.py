@@ -19,9 +19,9 @@ STATIC = Path(__file__).parent / "static"
 #: The longer side, in pixels, of the pictures sent to the page; the maps are no finer anyway.
 DISPLAY_SIDE = 960
 
-_TITLES: dict[Side, tuple[str, str, str]] = {
-    "query": ("Q̂", "Query", "how strongly each token gathers"),
-    "key": ("K̂", "Key", "how strongly each token is heard"),
+_TITLES: dict[Side, tuple[str, str]] = {
+    "query": ("Query", "how strongly each token gathers"),
+    "key": ("Key", "how strongly each token is heard"),
 }
 _HINT = "Point at a token (or tap, or use the arrow keys) to read its norm."
 
@@ -82,7 +82,8 @@ def _figure(
     norms = analysis.token_norms(side, layer, head)
     heat = analysis.heatmap(side, layer, head)
     rows, cols = norms.shape
-    symbol, name, meaning = _TITLES[side]
+    symbol = analysis.symbol(side)
+    name, meaning = _TITLES[side]
     heads = "all heads" if head is None else f"head {head}"
     values = json.dumps([float(f"{v:.6g}") for v in norms.ravel()])
     note = '<p class="sl-note">This map is flat: every token has the same norm.</p>'
@@ -155,7 +156,7 @@ def predictions_html(analysis: Analysis) -> str:
 def summary_html(analysis: Analysis, name: str, layer: int, head: int | None) -> str:
     """One line of facts: photo, model, weights, layer, tokens."""
     origin = analysis.provenance
-    rows, cols = analysis.grid
+    rows, cols = analysis.grid_of("query", layer)
     facts = [
         escape(name),
         f"<b>{escape(origin.architecture)}</b>",

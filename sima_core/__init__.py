@@ -9,9 +9,11 @@ from .analysis import Analysis, Prediction, analyze
 from .attention import SimAttention, SimAClassAttention, sima_attention
 from .capture import NormRecorder, TokenNorms, token_norms
 from .checkpoints import CheckpointError, Provenance, load_model, provenance
+from .conversion import Conversion, convert_to_sima
 from .heatmaps import Heatmap, heatmap, overlay
 from .images import ImageError, load_image, preprocess
 from .models import Architecture, architectures
+from .rollout import attention_maps
 
 __version__ = runtime.VERSION
 
@@ -19,6 +21,7 @@ __all__ = [
     "Analysis",
     "Architecture",
     "CheckpointError",
+    "Conversion",
     "Heatmap",
     "ImageError",
     "NormRecorder",
@@ -29,6 +32,8 @@ __all__ = [
     "TokenNorms",
     "analyze",
     "architectures",
+    "attention_maps",
+    "convert_to_sima",
     "heatmap",
     "load_image",
     "load_model",

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from .capture import Layers, NormRecorder, TokenNorms, patch_size
+from .capture import Grid, Layers, NormRecorder, TokenNorms, patch_size
 from .checkpoints import Provenance, provenance
 from .heatmaps import NOT_FINITE, Heatmap, heatmap
 from .images import preprocess
+from .models import ARCHITECTURES
 
 Side = Literal["query", "key"]
 SIDES: tuple[Side, ...] = ("query", "key")
@@ -36,8 +37,8 @@ class Analysis:
 
     image: Image.Image
     resolution: int
-    #: (rows, cols) of patch tokens.
-    grid: tuple[int, int]
+    #: (rows, cols) of the queries' patch tokens in the last layer captured; see `grid_of`.
+    grid: Grid
     #: Layer number (from 1) to per-head norms (1, heads, rows, cols).
     norms: Mapping[int, TokenNorms]
     #: The most probable classes, best first.
@@ -49,10 +50,25 @@ class Analysis:
         """Whether even the best prediction is improbable."""
         return self.predictions[0].probability < UNSURE_BELOW
 
+    def symbol(self, side: Side) -> str:
+        """``Q̂`` or ``K̂``; without the hat where the attention is not SimA."""
+        hat = "\N{COMBINING CIRCUMFLEX ACCENT}"
+        sima = ARCHITECTURES[self.provenance.architecture].attention == "SimA"
+        return ("Q" if side == "query" else "K") + (hat if sima else "")
+
+    def grid_of(self, side: Side, layer: int = 12) -> Grid:
+        """(rows, cols) of the tokens: in CvT it differs by layer, and keys have fewer than queries.
+
+        Raises:
+            ValueError: a layer that was not captured.
+        """
+        rows, cols = self.token_norms(side, layer).shape
+        return rows, cols
+
     def token_norms(
         self, side: Side, layer: int = 12, head: int | None = None
     ) -> NDArray[np.float32]:
-        """Norms of Q̂ (``query``) or K̂ (``key``), unscaled, float32 (rows, cols).
+        """Norms of the queries or keys (Q̂ and K̂ in SimA), unscaled, float32 (rows, cols).
 
         Args:
             head: counted from 1; None takes the norm over all heads.
@@ -97,8 +113,8 @@ def analyze(
 
     Raises:
         ImageError: the picture is too elongated for the resolution.
-        ValueError: a layer that does not exist, a resolution below one patch, or results that are
-            not finite.
+        ValueError: a model without attention layers that are known, a layer that does not exist, a
+            resolution below one patch, or results that are not finite.
     """
     pixels = preprocess(image, resolution, patch_size(model))
     with NormRecorder(model, layers) as recorder, torch.no_grad():
@@ -107,7 +123,7 @@ def analyze(
         raise ValueError(NOT_FINITE)
     origin = provenance(model)
     norms = recorder.norms(per_head=True)
-    rows, cols = next(iter(norms.values())).query.shape[-2:]
+    rows, cols = norms[max(norms)].query.shape[-2:]
     best = probabilities.topk(min(num_predictions, len(probabilities)))
     predictions = tuple(
         Prediction(index, origin.labels[index], probability)

@@ -173,6 +173,45 @@ def _qk_first(qkv: Tensor, num_heads: int) -> Tensor:
     return torch.cat(blocks, dim=2).transpose(1, 2).flatten(2)
 
 
+def sima_cross_attention(
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, order: Order = "auto"
+) -> Tensor:
+    """Q̂K̂ᵀV where keys and values have tokens of their own: to (B, N, C), heads concatenated.
+
+    The norms are folded away as in `sima_attention`.
+
+    Args:
+        q: (B, N, C), and k and v (B, M, C); each is normalised over its own tokens.
+        order: ``rule`` and ``auto`` go by the harmonic mean of N and M, see `mean_tokens`.
+
+    Raises:
+        ValueError: unknown `order`.
+    """
+    if q.dtype is torch.float16:
+        return sima_cross_attention(q.float(), k.float(), v.float(), num_heads, order).half()
+    batch, num_keys, width = k.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q_norm, k_norm = (t.abs().sum(dim=1, dtype=dtype).clamp_min(NORM_FLOOR) for t in (q, k))
+    norms = (q_norm * k_norm).view(batch, num_heads, width // num_heads, 1)
+    q, k, v = (t.reshape(*t.shape[:2], num_heads, -1).transpose(1, 2) for t in (q, k, v))
+    num_tokens = mean_tokens(q.shape[2], num_keys)
+    if choose_order(order, num_tokens, width // num_heads) == "kv_first":
+        x = q @ (k.transpose(-2, -1) @ v / norms).to(q.dtype)
+    else:
+        scaled_keys = (k.transpose(-2, -1) / norms).to(q.dtype)
+        rows = max(1, WEIGHTS_BUDGET // (batch * num_heads * num_keys * q.element_size()))
+        x = torch.cat([(b @ scaled_keys) @ v for b in torch.split(q, rows, dim=2)], dim=2)
+    return x.transpose(1, 2).flatten(2)
+
+
+def mean_tokens(num_queries: int, num_keys: int) -> int:
+    """The number of tokens at which self-attention has the same choice between the orders.
+
+    The harmonic mean: N·M·2d multiplications stand against (N + M)·d².
+    """
+    return 2 * num_queries * num_keys // (num_queries + num_keys)
+
+
 class SimAttention(nn.Module):
     """SimA self-attention with the signature of `timm.layers.Attention` (``attn_layer=``).
 
@@ -225,10 +264,11 @@ class SimAttention(nn.Module):
         The projections are shared with `attention`, not copied.
         """
         qkv, num_heads = cast(nn.Linear, attention.qkv), cast(int, attention.num_heads)
-        sima = cls(qkv.in_features, num_heads, device="meta")
-        sima.head_dim = qkv.out_features // (3 * num_heads)
+        head_dim = qkv.out_features // (3 * num_heads)
+        sima = cls(qkv.in_features, num_heads, head_dim, device="meta")
         sima.qkv, sima.proj = qkv, cast(nn.Linear, attention.proj)
         sima.proj_drop = cast(nn.Dropout, attention.proj_drop)
+        sima.training = attention.training
         return sima
 
     def forward(

@@ -1,4 +1,4 @@
-"""Load SimA weights from any of the forms they come in, safely, and say where they came from."""
+"""Load weights from any of the forms they come in, safely, and say where they came from."""
 
 import difflib
 import errno
@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from .models import ARCHITECTURES, parameter_shapes, translate_names
+from .models import ARCHITECTURES, create_model, parameter_shapes, translate_names
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 #: The bundled trained weights, with their `labels.json` beside them.
@@ -54,6 +54,14 @@ _TRUNCATED = "{} is truncated: its end is missing. Copy or download it again."
 _NO_CHECKPOINT = (
     "{} is not a checkpoint: expected a .safetensors file or one saved with torch.save."
 )
+
+
+#: What weights without a name may be: of architectures that share their shapes, only the first.
+_GUESSED = [
+    name
+    for name in ARCHITECTURES
+    if not name.endswith(("_1h", "_384")) and not name.startswith("sima_cvt")
+]
 
 
 class CheckpointError(ValueError):
@@ -115,6 +123,8 @@ def load_model(
         source: a file (a published training script's, a bare state dict, or .safetensors), the
             name of an architecture (untrained weights), or ``hf-hub:owner/name``.
         architecture: overrides the name in the file; else that name decides, else the shapes.
+            Shapes do not tell single-head variants (``…_1h``) from the others, nor CvT with SimA
+            from CvT with softmax: without a name, the latter of each two is taken.
 
     A pickle never runs code: only tensors, plain containers and `argparse.Namespace` are read, and
     in a child process with limits (`unpickle.py`).
@@ -152,7 +162,9 @@ def load_model(
 
 
 def _untrained(architecture: str) -> nn.Module:
-    model: nn.Module = timm.create_model(architecture)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)  # the same weights every time
+        model = create_model(architecture)
     num_classes = cast(int, model.num_classes)
     names, label_set = _class_names(num_classes, None)
     model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
@@ -169,7 +181,7 @@ def _load_file(
     found = _architecture_of(state_dict, architecture or contents.architecture, shown_as)
     num_classes = _num_classes(state_dict)
 
-    model = timm.create_model(found, num_classes=num_classes, device="meta")
+    model = create_model(found, num_classes=num_classes, device="meta")
     counters = {k for k in state_dict if k.endswith("num_batches_tracked")}
     if wrong := [k for k, t in state_dict.items() if not (t.is_floating_point() or k in counters)]:
         raise CheckpointError(
@@ -184,10 +196,10 @@ def _load_file(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     names, label_set = _class_names(num_classes, labels)
-    model.provenance = Provenance(
+    model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
         found, num_classes, True, shown_as, _sha256(path), names, label_set
     )
-    return cast(nn.Module, model.eval())
+    return model.eval()
 
 
 def _load_from_hub(repo_id: str, architecture: str | None) -> nn.Module:
@@ -370,7 +382,7 @@ def _require_registered(name: str, shown_as: str | None = None) -> None:
     says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
     if timm.is_model(name):
         raise CheckpointError(
-            f"{says} {_shown(name)!r}, which is not a SimA architecture: "
+            f"{says} {_shown(name)!r}, which is not an architecture of SimA Lens: "
             "`python -m sima_core models` lists those."
         )
     nearest = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.5)
@@ -396,7 +408,7 @@ def _architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as:
     if named is not None:
         _require_registered(named, shown_as)
     shapes = {name: tensor.shape for name, tensor in state_dict.items()}
-    candidates = [named] if named else list(ARCHITECTURES)
+    candidates = [named] if named else _GUESSED
     agreement = {name: _agreement(shapes, name) for name in candidates}
     best = max(candidates, key=lambda name: agreement[name])
     if not named and agreement[best] < 0.5:
@@ -407,7 +419,7 @@ def _architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as:
     expected = _expected_shapes(shapes, best)
     wrong = [n for n in expected if n in shapes and shapes[n] != expected[n]]
     if wrong and named:
-        fitting = [n for n in ARCHITECTURES if _agreement(shapes, n) == 1.0]
+        fitting = [n for n in _GUESSED if _agreement(shapes, n) == 1.0]
         name = wrong[0]
         detail = f"{_shown(name)} is {_shape(shapes[name])} and should be {_shape(expected[name])}."
         hint = f"They are those of {fitting[0]}." if fitting else detail

@@ -397,11 +397,15 @@ def _layers(text: str, depth: int) -> list[int]:
 
 def run_models(options: argparse.Namespace) -> int:
     """The `models` command: every architecture with its size and cost at 224 × 224."""
-    print(f"{'name':<20}{'family':<8}{'attention':<11}{'heads':>5}{'parameters':>12}{'GMACs':>8}")
+    width = max(map(len, ARCHITECTURES)) + 2
+    columns = f"{'family':<8}{'attention':<11}{'heads':>7}{'parameters':>12}{'GMACs':>8}"
+    print(f"{'name':<{width}}{columns}")
     progress = tqdm(architectures(), total=len(ARCHITECTURES), leave=False, unit="model")
     for found in progress:
+        heads = found.num_heads
+        shown = heads if isinstance(heads, int) else "/".join(map(str, heads))
         row = (
-            f"{found.name:<20}{found.family:<8}{found.attention:<11}{found.num_heads:>5}"
+            f"{found.name:<{width}}{found.family:<8}{found.attention:<11}{shown:>7}"
             f"{found.parameters / 1e6:>10.2f} M{found.macs / 1e9:>8.2f}"
         )
         tqdm.write(row, file=sys.stdout)

@@ -27,10 +27,13 @@ from .attention import (
     SimAttention,
     choose_order,
     crossover,
+    mean_tokens,
     sima_attention,
+    sima_cross_attention,
     split_heads,
 )
-from .capture import attention_layers, layer_numbers, patch_size
+from .capture import layer_numbers, sima_layers, token_grids
+from .cvt import SimAConvAttention
 from .runtime import available_memory, versions
 
 #: A thing to time: called without arguments, its result is thrown away.
@@ -246,6 +249,8 @@ class OrderComparison:
     """Both orders of the product, measured side by side on one picture's real Q, K and V."""
 
     num_tokens: int
+    #: Tokens among keys and values: as many as among queries, except in CvT.
+    num_keys: int
     head_dim: int
     num_heads: int
     layer: int
@@ -260,24 +265,31 @@ class OrderComparison:
 
     @property
     def predicted_ratio(self) -> float:
-        """N / head_dim: how many times as many multiplications ``qk_first`` needs."""
-        return self.num_tokens / self.head_dim
+        """N / head_dim: how many times as many multiplications ``qk_first`` needs.
+
+        Where the keys are others than the queries, N is the harmonic mean of their numbers.
+        """
+        both = self.num_tokens + self.num_keys
+        return 2 * self.num_tokens * self.num_keys / (both * self.head_dim)
 
     def measured_ratio(self, level: Level = "attention") -> Ratio:
         """How many times as long ``qk_first`` takes."""
         return self.levels[level].ratio("qk_first", to="kv_first")
 
     def intermediate_bytes(self, order: str) -> int:
-        """The size of the product's intermediate: H·N² or H·d² float32 numbers."""
-        side = self.num_tokens if order == "qk_first" else self.head_dim
-        return 4 * self.num_heads * side**2
+        """The size of the product's intermediate: H·N·M or H·d² float32 numbers."""
+        whole = self.num_tokens * self.num_keys
+        return 4 * self.num_heads * (whole if order == "qk_first" else self.head_dim**2)
 
     @property
     def reason(self) -> str:
         """Why ``auto`` takes its order, in a sentence."""
         few = self.chosen == "qk_first"
+        tokens = f"{mean_tokens(self.num_tokens, self.num_keys):,} tokens"
+        if self.num_tokens != self.num_keys:
+            tokens += " on average over queries and keys"
         return (
-            f"{self.num_tokens:,} tokens are {'fewer than' if few else 'at least'} the "
+            f"{tokens} are {'fewer than' if few else 'at least'} the "
             f"{self.crossover:.0f} from which on Q̂(K̂ᵀV) is faster here "
             f"(the rule says {self.head_dim}, the channels of a head), so auto multiplies "
             f"{'Q̂K̂ᵀ' if few else 'K̂ᵀV'} first."
@@ -287,6 +299,7 @@ class OrderComparison:
         """Plain numbers for JSON: seconds, ratios, bytes, raw times."""
         return {
             "num_tokens": self.num_tokens,
+            "num_keys": self.num_keys,
             "head_dim": self.head_dim,
             "num_heads": self.num_heads,
             "layer": self.layer,
@@ -333,22 +346,30 @@ def compare_orders(
         seconds: the time budget, shared equally by the levels.
 
     Raises:
-        ValueError: a layer that does not exist, or more memory needed than is free.
+        ValueError: a model without SimA, a layer that does not exist, or more memory needed than is
+            free.
     """
-    attentions = attention_layers(model)
+    attentions = sima_layers(model)
     [number] = layer_numbers(layer, len(attentions))
-    attention = attentions[number - 1]
-    num_tokens = pixels[0, 0].numel() // patch_size(model) ** 2
+    attention, first = attentions[number - 1], attentions[0]
+    rows, cols = token_grids(model, 1, *pixels.shape[-2:])[0]
     # About what a forward pass holds at its widest, in the convolutions before the first layer.
-    require_memory(4 * 40 * num_tokens * attention.num_heads * attention.head_dim)
-    block, block_inputs, qkv = _layer_inputs(model, attention, pixels)
+    require_memory(4 * 40 * rows * cols * first.num_heads * first.head_dim)
+    block, block_inputs, projected = _layer_inputs(model, attention, pixels)
     num_heads, head_dim = attention.num_heads, attention.head_dim
+    num_tokens, num_keys = projected[0].shape[1], projected[-1].shape[1]
 
-    outputs = [sima_attention(qkv, num_heads, order).double() for order in ORDERS]
+    def product(order: Order) -> Tensor:
+        if len(projected) == 1:
+            return sima_attention(projected[0], num_heads, order)
+        q, k, v = projected
+        return sima_cross_attention(q, k, v, num_heads, order)
+
+    outputs = [product(order).double() for order in ORDERS]
     difference = (outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()
 
     runs: dict[Level, Callable[[Order], object]] = {
-        "attention": lambda order: sima_attention(qkv, num_heads, order),
+        "attention": product,
         "block": lambda order: _with_order([attention], order, lambda: block(*block_inputs)),
         "model": lambda order: _with_order(attentions, order, lambda: model(pixels)),
     }
@@ -360,27 +381,39 @@ def compare_orders(
         for timings in interleave(candidates, seconds / len(levels), min_rounds=3):
             done = {**done, level: timings}
             yield OrderComparison(
-                qkv.shape[1],
+                num_tokens,
+                num_keys,
                 head_dim,
                 num_heads,
                 number,
                 done,
                 difference.item(),
-                choose_order("auto", qkv.shape[1], head_dim),
+                choose_order("auto", mean_tokens(num_tokens, num_keys), head_dim),
                 crossover(head_dim),
-                Machine.here(qkv),
+                Machine.here(projected[0]),
             )
 
 
 def _layer_inputs(
-    model: nn.Module, attention: SimAttention, pixels: Tensor
-) -> tuple[nn.Module, tuple[object, ...], Tensor]:
-    """The block around `attention`, what it is called with, and its fused projection's output."""
+    model: nn.Module, attention: SimAttention | SimAConvAttention, pixels: Tensor
+) -> tuple[nn.Module, tuple[object, ...], list[Tensor]]:
+    """The block around `attention`, what it is called with, and what its projections give.
+
+    That is the fused projection's output, or q, k and v.
+    """
     block = next(m for m in model.modules() if any(c is attention for c in m.children()))
+    if isinstance(attention, SimAConvAttention):
+        projections = [attention.proj_q, attention.proj_k, attention.proj_v]
+    else:
+        projections = [attention.qkv]
     seen: dict[str, Any] = {}
+    projected: list[Tensor] = []
     handles = [
         block.register_forward_pre_hook(lambda module, args: seen.update(args=args)),
-        attention.qkv.register_forward_hook(lambda module, args, out: seen.update(qkv=out)),
+        *(
+            p.register_forward_hook(lambda module, args, out: projected.append(out))
+            for p in projections
+        ),
     ]
     try:
         with torch.inference_mode():
@@ -388,10 +421,12 @@ def _layer_inputs(
     finally:
         for handle in handles:
             handle.remove()
-    return block, seen["args"], seen["qkv"]
+    return block, seen["args"], projected
 
 
-def _with_order(layers: Sequence[SimAttention], order: Order, run: Candidate) -> object:
+def _with_order(
+    layers: Sequence[SimAttention | SimAConvAttention], order: Order, run: Candidate
+) -> object:
     before = [layer.order for layer in layers]
     try:
         for layer in layers:

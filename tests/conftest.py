@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ import sima_core
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))  # for `weights`, the builder of the reference checkpoints
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest deviation over the largest value."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +111,12 @@ def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(listed))
     return root
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for tests of many tiny models: on a busy machine two wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -8,7 +8,7 @@ import torch
 
 from sima_core import analyze, load_model, token_norms
 from sima_core.attention import SimAttention
-from sima_core.capture import NormRecorder, layer_numbers
+from sima_core.capture import NormRecorder, attention_layers, layer_numbers
 
 
 def num_hooks(model: torch.nn.Module) -> int:
@@ -82,9 +82,11 @@ def test_no_hook_is_left_when_the_forward_raises(model):
     assert num_hooks(model) == 0
 
 
-def test_models_without_sima_are_named():
-    with pytest.raises(ValueError, match="VisionTransformer has no SimA layers"):
-        token_norms(timm.create_model("vit_tiny_patch16_224"), torch.randn(1, 3, 224, 224))
+def test_models_without_known_attention_are_named():
+    with pytest.raises(ValueError, match=r"ResNet has no attention layers.*looked for .*Attention"):
+        token_norms(timm.create_model("resnet10t"), torch.randn(1, 3, 64, 64))
+    with pytest.raises(ValueError, match="has no patches"):
+        token_norms(torch.nn.Sequential(SimAttention(64)), torch.randn(1, 4, 64), 1)
 
 
 def test_class_attention_is_not_a_layer(model):
@@ -136,3 +138,104 @@ def test_weights_that_give_no_numbers_are_named(photo):
     torch.nn.init.constant_(broken.head.weight, float("nan"))
     with pytest.raises(ValueError, match="damaged"):
         analyze(broken, photo, 64)
+
+
+# ---- Other families and other attention ------------------------------------------------------
+
+
+def expected_norms(tokens: torch.Tensor, num_heads: int, sima: bool) -> torch.Tensor:
+    """Norms of (B, N, C), head by head, in float64: (B, H, N)."""
+    tokens = tokens.double()
+    if sima:
+        tokens = tokens / tokens.abs().sum(dim=1, keepdim=True)
+    return tokens.unflatten(2, (num_heads, -1)).norm(dim=-1).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "heads", "sima"),
+    [
+        ("deit_tiny_patch16_224", 1, 3, False),
+        ("deit_tiny_distilled_patch16_224", 2, 3, False),
+        ("vit_small_patch14_reg4_dinov2", 5, 6, False),
+        ("sima_deit_tiny_patch16_224", 1, 3, True),
+        ("sima_deit_tiny_patch16_224_1h", 1, 1, True),
+        ("xcit_nano_12_p16_224", 0, 4, False),
+        ("sima_nano_12_p16_1h", 0, 1, True),
+    ],
+)
+def test_norms_of_what_the_fused_projection_gives(name, prefix, heads, sima, pixels):
+    options = {} if "nano" in name else {"dynamic_img_size": True, "patch_size": 16}
+    other = timm.create_model(name, depth=2, **options).eval()
+    kept = []
+    handle = other.blocks[1].attn.qkv.register_forward_hook(lambda m, args, out: kept.append(out))
+    found = token_norms(other, pixels, 2, per_head=True)
+    handle.remove()
+    for norms, tokens in zip((found.query, found.key), kept[0].detach().chunk(3, -1), strict=False):
+        expected = expected_norms(tokens, heads, sima)[..., prefix:].reshape(2, heads, 4, 6)
+        torch.testing.assert_close(norms.double(), expected, rtol=1e-5, atol=1e-8)
+    assert num_hooks(other) == 0
+
+
+def test_norms_come_after_q_norm_and_k_norm(pixels):
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", depth=1, qk_norm=True, dynamic_img_size=True
+    ).eval()
+    torch.nn.init.uniform_(vit.blocks[0].attn.q_norm.weight)
+    kept = []
+    handle = vit.blocks[0].attn.q_norm.register_forward_hook(lambda m, args, out: kept.append(out))
+    found = token_norms(vit, pixels, 1, per_head=True)
+    handle.remove()
+    torch.testing.assert_close(found.query.flatten(2), kept[0].detach()[:, :, 1:].norm(dim=-1))
+
+
+@pytest.mark.parametrize(("name", "sima"), [("cvt_13", False), ("sima_cvt_13", True)])
+def test_cvt_has_a_grid_for_keys_of_its_own(name, sima):
+    cvt = timm.create_model(name, depth=(1, 2, 1)).eval()
+    kept = {}
+    layers = attention_layers(cvt)
+    handles = [
+        projection.register_forward_hook(lambda m, args, out, k=(i, side): kept.update({k: out}))
+        for i, layer in enumerate(layers)
+        for side, projection in (("query", layer.proj_q), ("key", layer.proj_k))
+    ]
+    found = token_norms(cvt, torch.randn(2, 3, 80, 112), "all", per_head=True)
+    for handle in handles:
+        handle.remove()
+    grids = {  # 4, 8 and 16 pixels from one query to the next; every second one is a key
+        1: ((20, 28), (10, 14)),
+        2: ((10, 14), (5, 7)),
+        3: ((10, 14), (5, 7)),
+        4: ((5, 7), (3, 4)),
+    }
+    assert {n: (tuple(f.query.shape[2:]), tuple(f.key.shape[2:])) for n, f in found.items()} == (
+        grids
+    )
+    for number, norms in found.items():
+        heads = layers[number - 1].num_heads
+        for side in ("query", "key"):
+            expected = expected_norms(kept[number - 1, side].detach(), heads, sima)
+            patches = getattr(norms, side).flatten(2)
+            expected = expected[..., -patches.shape[-1] :]
+            torch.testing.assert_close(patches.double(), expected, rtol=1e-5, atol=1e-8)
+    assert found[4].over_heads().key.shape == (2, 3, 4)
+    assert num_hooks(cvt) == 0
+    with pytest.raises(ValueError, match=r"multiples of the patch \(16\)"):
+        token_norms(cvt, torch.randn(1, 3, 72, 64), 1)
+
+
+def test_models_that_drop_patches_are_named(pixels):
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", depth=1, patch_drop_rate=0.5, dynamic_img_size=True
+    ).train()
+    with pytest.raises(ValueError, match="drops or merges"):
+        token_norms(vit, pixels, 1)
+
+
+@pytest.mark.parametrize("name", ["sima_cvt_13", "deit_tiny_patch16_224", "xcit_nano_12_p16_224"])
+def test_analysis_of_other_families(name, photo):
+    analysis = analyze(load_model(name), photo, resolution=64)
+    assert analysis.grid == analysis.grid_of("query", 12) == (4, 6)
+    assert analysis.grid_of("key", 12) == ((2, 3) if "cvt" in name else (4, 6))
+    assert analysis.heatmap("key", 12).values.shape == analysis.grid_of("key", 12)
+    assert len(analysis.norms) == (13 if "cvt" in name else 12)
+    assert (len(analysis.symbol("query")) == 2) == name.startswith("sima")

@@ -169,12 +169,12 @@ def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
 
 
 def test_other_families(tmp_path):
-    vit = timm.create_model("vit_tiny_patch16_224", num_classes=3).state_dict()
-    assert "another kind of model" in error(save(vit, tmp_path / "vit.pth"))
-    named = {"model": vit, "args": argparse.Namespace(model="deit_tiny_patch16_224")}
-    message = error(save(named, tmp_path / "deit.pth"))
-    assert "deit_tiny_patch16_224" in message
-    assert "not a SimA architecture" in message
+    resnet = timm.create_model("resnet10t", num_classes=3).state_dict()
+    assert "another kind of model" in error(save(resnet, tmp_path / "resnet.pth"))
+    named = {"model": resnet, "args": argparse.Namespace(model="resnet10t")}
+    message = error(save(named, tmp_path / "named.pth"))
+    assert "resnet10t" in message
+    assert "not an architecture of SimA Lens" in message
 
 
 def test_missing_and_unexpected_parameters_are_named(published, tmp_path):

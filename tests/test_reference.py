@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import weights
-from conftest import GOLDEN
+from conftest import GOLDEN, relative_error
 
 import sima_core
 from sima_core.capture import attention_layers
@@ -28,10 +28,6 @@ def reference_models(tmp_path_factory):
         torch.save(weights.checkpoint(spec), folder / f"{name}.pth")
         models[name] = sima_core.load_model(folder / f"{name}.pth")
     return models
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize("order", ["auto", "rule", "qk_first", "kv_first"])

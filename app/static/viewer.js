@@ -1,22 +1,26 @@
 // Behaviour of the linked Q̂ and K̂ pictures. Runs once per viewer; the HTML inside may be replaced
 // at any time, so events are delegated and elements looked up when they are needed.
-const state = { row: null, col: null, pinned: false };
+// The token pointed at, by its row and column on a grid of rows × cols: CvT's keys have a grid of
+// their own, on which the token at the same place is meant.
+const state = { row: null, col: null, rows: 1, cols: 1, pinned: false };
+const onGrid = (index, from, to) => Math.min(to - 1, Math.floor(((index + 0.5) * to) / from));
 const figures = () => [...element.querySelectorAll('.sl-figure')];
 const number = (x) => (x === 0 ? '0' : Math.abs(x) < 0.001 ? x.toExponential(2) : x.toPrecision(4));
 
-function show(row, col) {
-  state.row = row;
-  state.col = col;
+function show(atRow, atCol, grid = { rows: 1, cols: 1 }) {
+  Object.assign(state, { row: atRow, col: atCol, rows: grid.rows, cols: grid.cols });
   for (const figure of figures()) {
     const { rows, cols, min, max, flat } = figure.dataset;
     const cell = figure.querySelector('.sl-cell');
     const marker = figure.querySelector('.sl-marker');
     const readout = figure.querySelector('.sl-readout');
-    if (row === null) {
+    if (atRow === null) {
       cell.hidden = marker.hidden = true;
       readout.textContent = readout.dataset.hint;
       continue;
     }
+    const row = onGrid(atRow, grid.rows, rows);
+    const col = onGrid(atCol, grid.cols, cols);
     const value = JSON.parse(figure.dataset.norms)[row * cols + col];
     const share = flat === 'true' ? 1 : (value - min) / (max - min);
     cell.hidden = marker.hidden = false;
@@ -39,6 +43,7 @@ function tokenAt(event) {
   return [
     at(event.clientY - box.top, box.height, rows),
     at(event.clientX - box.left, box.width, cols),
+    { rows, cols },
   ];
 }
 
@@ -54,7 +59,7 @@ element.addEventListener('pointerout', (event) => {
 element.addEventListener('click', (event) => {
   const token = tokenAt(event);
   if (!token) return;
-  const same = token[0] === state.row && token[1] === state.col;
+  const same = token[0] === state.row && token[1] === state.col && token[2].rows === state.rows;
   state.pinned = !(state.pinned && same); // a second click on the same token lets go
   show(...token);
 });
@@ -69,9 +74,14 @@ element.addEventListener('keydown', (event) => {
   } else if (step) {
     event.preventDefault();
     state.pinned = true;
-    const move = (from, by, count) =>
-      from === null ? Math.floor(count / 2) : Math.min(count - 1, Math.max(0, from + by));
-    show(move(state.row, step[0], rows), move(state.col, step[1], cols));
+    const move = (from, by, had, count) =>
+      from === null
+        ? Math.floor(count / 2)
+        : Math.min(count - 1, Math.max(0, onGrid(from, had, count) + by));
+    show(move(state.row, step[0], state.rows, rows), move(state.col, step[1], state.cols, cols), {
+      rows,
+      cols,
+    });
   }
 });
 element.addEventListener('input', (event) => {
@@ -106,5 +116,5 @@ watch('value', () => {
   const { rows, cols } = figures()[0]?.dataset ?? {};
   const inside = state.row !== null && state.row < rows && state.col < cols;
   if (!inside) state.pinned = false;
-  show(inside ? state.row : null, inside ? state.col : null);
+  show(inside ? state.row : null, inside ? state.col : null, inside ? { rows, cols } : undefined);
 });
