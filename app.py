@@ -7,6 +7,7 @@ import gradio as gr
 from app import (  # noqa: F401  # all, at start
     charts,
     coco,
+    compare,
     evidence,
     explore,
     latency,
@@ -33,6 +34,8 @@ with gr.Blocks(
     with gr.Tabs() as tabs:
         with gr.Tab("Explore", id="explore-tab"):
             looking_at = explore.build(demo)
+        with gr.Tab("Compare", id="compare-tab"):
+            compare.build(looking_at)
         with gr.Tab("COCO", id="coco-tab") as coco_tab:
             coco.build(demo, coco_tab, tabs, looking_at)
         with gr.Tab("Evidence", id="evidence-tab"):

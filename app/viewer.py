@@ -4,6 +4,7 @@ import base64
 import html
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import cv2
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from sima_core.analysis import SIDES, Analysis, Side
-from sima_core.heatmaps import Heatmap, colorize
+from sima_core.analysis import Analysis, Side
+from sima_core.heatmaps import Heatmap, colorize, heatmap
 
 STATIC = Path(__file__).parent / "static"
 #: The longer side, in pixels, of the pictures sent to the page; the maps are no finer anyway.
@@ -52,68 +54,109 @@ def viewer_html(
     Raises:
         ValueError: a layer or head that does not exist, or a map that is not finite.
     """
-    width, height = analysis.image.size
-    scale = min(1.0, DISPLAY_SIDE / max(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    photo = _data_uri(np.asarray(analysis.image.resize(size)))
-    figures = "".join(
-        _figure(analysis, side, layer, head, colormap, photo, size, (on_top or {}).get(side, ""))
-        for side in SIDES
-    )
+    photo = Photo.of(analysis.image)
+    heads = "all heads" if head is None else f"head {head}"
+    figures = ""
+    for side, (name, meaning) in _TITLES.items():
+        symbol = analysis.symbol(side)
+        figures += figure_html(
+            photo,
+            analysis.token_norms(side, layer, head),
+            f"<b>{symbol}</b> <b>{name}</b> <span>{meaning}</span>",
+            symbol,
+            f"the {side} norms in layer {layer}, {heads}",
+            colormap,
+            (on_top or {}).get(side, ""),
+            side,
+        )
+    return linked_html(photo, figures)
+
+
+def linked_html(photo: "Photo", figures: str, columns: int = 2) -> str:
+    """Figures side by side, with the slider between photo and heatmap that all share."""
     return (
-        f'<div class="sl-viewer" style="--sl-ratio:{width / height:.4f}">{figures}</div>'
-        '<label class="sl-compare"><span>Photo</span>'
+        f'<div class="sl-viewer" style="--sl-ratio:{photo.ratio:.4f};--sl-columns:{columns}">'
+        f"{figures}</div>"
+        '<div class="sl-compare"><label><span>Photo</span>'
         '<input type="range" min="0" max="100" value="100" '
         'aria-label="Compare: how much of the picture the heatmap covers, in percent">'
-        "<span>Heatmap</span></label>"
+        '<span>Heatmap</span></label><span class="sl-zoom" role="group" aria-label="Zoom">'
+        '<button type="button" data-zoom="out" aria-label="Zoom out">−</button>'
+        '<button type="button" data-zoom="in" aria-label="Zoom in">+</button></span></div>'
     )
 
 
-def _figure(
-    analysis: Analysis,
-    side: Side,
-    layer: int,
-    head: int | None,
+@dataclass(frozen=True)
+class Photo:
+    """A photo as the page shows it: its address, its size in pixels there, its shape."""
+
+    uri: str
+    size: tuple[int, int]
+    #: Width over height.
+    ratio: float
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "Photo":
+        width, height = image.size
+        scale = min(1.0, DISPLAY_SIDE / max(width, height))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        return cls(_data_uri(np.asarray(image.resize(size))), size, width / height)
+
+
+def figure_html(
+    photo: Photo,
+    norms: NDArray[np.float32],
+    heading: str,
+    symbol: str,
+    of: str,
     colormap: str,
-    photo: str,
-    size: tuple[int, int],
-    on_top: str,
+    on_top: str = "",
+    side: str = "",
 ) -> str:
-    norms = analysis.token_norms(side, layer, head)
-    heat = analysis.heatmap(side, layer, head)
+    """One picture with its overlay, colour bar and read-out.
+
+    Args:
+        norms: the unscaled map, (rows, cols).
+        heading: HTML.
+        symbol: the map's short name.
+        of: what the map is of, for those who do not see it.
+        on_top: HTML to lay over the picture.
+
+    Raises:
+        ValueError: a map that is not finite.
+    """
+    heat = heatmap(norms)
     rows, cols = norms.shape
-    symbol = analysis.symbol(side)
-    name, meaning = _TITLES[side]
-    heads = "all heads" if head is None else f"head {head}"
     values = json.dumps([float(f"{v:.6g}") for v in norms.ravel()])
-    note = '<p class="sl-note">This map is flat: every token has the same norm.</p>'
+    note = '<p class="sl-note">This map is flat: every token has the same value.</p>'
     return f"""<figure class="sl-figure" data-side="{side}" data-rows="{rows}" data-cols="{cols}"
  data-min="{heat.minimum:.8g}" data-max="{heat.maximum:.8g}" data-flat="{str(heat.flat).lower()}"
  data-norms="{values}">
-<figcaption><b>{symbol}</b> <b>{name}</b> <span>{meaning}</span></figcaption>
+<figcaption>{heading}</figcaption>
 <div class="sl-stage" tabindex="0" role="group"
- aria-label="{symbol} heatmap; arrow keys move from token to token, Escape leaves">
-<img class="sl-photo" src="{photo}" alt="The photo">
-<img class="sl-heat" src="{_data_uri(colorize(heat.resize(size), colormap))}"
- alt="{escape(_alt(side, layer, heads, heat))}">
-{on_top}<div class="sl-cell" hidden></div></div>
+ aria-label="{symbol} heatmap; arrow keys move from token to token, plus and minus zoom, Escape
+ leaves"><div class="sl-zoomed">
+<img class="sl-photo" src="{photo.uri}" alt="The photo">
+<img class="sl-heat" src="{_data_uri(colorize(heat.resize(photo.size), colormap))}"
+ alt="{escape(_alt(of, heat))}">
+{on_top}<div class="sl-cell" hidden></div></div></div>
 <div class="sl-scale"><span>{heat.minimum:.4g}</span>
-<div class="sl-gradient" role="img" aria-label="Colour bar of the token norm, {heat.minimum:.4g} to
+<div class="sl-gradient" role="img" aria-label="Colour bar, {heat.minimum:.4g} to
  {heat.maximum:.4g}" style="background:{gradient(colormap)}"><i class="sl-marker" hidden></i></div>
 <span>{heat.maximum:.4g}</span></div>
 <output class="sl-readout" aria-live="polite" data-hint="{_HINT}">{_HINT}</output>
 {note if heat.flat else ""}</figure>"""
 
 
-def _alt(side: Side, layer: int, heads: str, heat: Heatmap) -> str:
+def _alt(of: str, heat: Heatmap) -> str:
     row, col = np.unravel_index(heat.values.argmax(), heat.values.shape)
     rows, cols = heat.values.shape
     where = (
         "no token stands out"
         if heat.flat
-        else (f"the largest norm is at row {row + 1} of {rows}, column {col + 1} of {cols}")
+        else (f"the largest value is at row {row + 1} of {rows}, column {col + 1} of {cols}")
     )
-    return f"Heatmap of the {side} norms in layer {layer}, {heads}: {where}"
+    return f"Heatmap of {of}: {where}"
 
 
 def gradient(colormap: str, stops: int = 24) -> str:

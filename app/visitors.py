@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from PIL import Image
 from torch import nn
 
 from sima_core import Analysis, CheckpointError, ImageError, analyze, load_image, load_model
@@ -41,6 +42,23 @@ def model_for(key: str | None) -> nn.Module:
     return BUNDLED if key is None else MODELS.get(key)
 
 
+def require_affordable(
+    model: nn.Module, image: Image.Image, resolution: int, max_cost: float = MAX_COST
+) -> None:
+    """Refuse what would take more than one visitor may use of a shared machine.
+
+    Raises:
+        ImageError, ValueError: with a sentence for the visitor.
+    """
+    width, height = input_size(*image.size, resolution, patch_size(model))
+    tokens = width * height // patch_size(model) ** 2
+    if tokens > MAX_TOKENS or tokens * sum(p.numel() for p in model.parameters()) > max_cost:
+        raise ValueError(
+            f"at a resolution of {resolution} this picture becomes {tokens:,} tokens, too many for "
+            "this model on a shared machine: choose a lower resolution."
+        )
+
+
 def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> Analysis:
     """Analyse the picture at `path`, unless that would take more than one visitor may use.
 
@@ -48,13 +66,7 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
         ImageError, ValueError, ModelGoneError: with a sentence for the visitor.
     """
     model, image = model_for(model_key), load_image(path)
-    width, height = input_size(*image.size, resolution, patch_size(model))
-    tokens = width * height // patch_size(model) ** 2
-    if tokens > MAX_TOKENS or tokens * sum(p.numel() for p in model.parameters()) > MAX_COST:
-        raise ValueError(
-            f"at a resolution of {resolution} this picture becomes {tokens:,} tokens, too many for "
-            "this model on a shared machine: choose a lower resolution."
-        )
+    require_affordable(model, image, resolution)
     return analyze(model, image, resolution)
 
 

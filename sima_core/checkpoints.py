@@ -161,6 +161,27 @@ def load_model(
     raise AssertionError("unreachable: a registered name was handled above")
 
 
+def load_best(architecture: str) -> nn.Module:
+    """An architecture with the best weights there are; `provenance` says which they are.
+
+    The bundled ones for theirs; for timm's own models those that timm publishes on the Hub, where
+    there is a network; else random ones.
+
+    Raises:
+        CheckpointError: there is no such architecture.
+    """
+    bundled = load_model(DEFAULT_CHECKPOINT)
+    if architecture == provenance(bundled).architecture:
+        return bundled
+    published = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
+    if published is not None and published.hf_hub_id:
+        try:
+            return load_model(f"{HUB_PREFIX}{published.hf_hub_id}", architecture)
+        except CheckpointError:
+            pass  # no network, or another's weights: said by the provenance
+    return load_model(architecture)
+
+
 def _untrained(architecture: str) -> nn.Module:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)  # the same weights every time

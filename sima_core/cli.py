@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import torch
 from tqdm import tqdm
@@ -19,6 +19,8 @@ from .capture import attention_layers, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
 from .coco import NO_COCO, ROOT_VARIABLE, SPLITS, CocoError, CocoSplit, default_root, find_root
 from .coco_download import BASE_URL, download
+from .compare import Choice, MapKind, compare, time_in_words
+from .compare import plot as draw_comparison
 from .evaluate import PictureResult, Summary, evaluate, plot, skipped_in_words
 from .export import output_names, write
 from .images import input_size, load_image, preprocess
@@ -100,6 +102,22 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--json", action="store_true", help="for machines, on standard output")
     latency.add_argument("--plot", type=Path, metavar="FILE.png", help="for sweeps")
     latency.set_defaults(run=run_latency)
+
+    comparing = commands.add_parser("compare", help="models, layers or heads on one picture")
+    comparing.add_argument("image", type=Path, metavar="IMAGE")
+    comparing.add_argument(
+        "--models",
+        required=True,
+        metavar="A,B,…",
+        help="two to four: architectures (see models), bundled, files or hf-hub:owner/name; each "
+        "may name its layer and head: bundled@6,bundled@12.2",
+    )
+    comparing.add_argument("--out", type=Path, required=True, metavar="FILE.png")
+    comparing.add_argument("--layer", type=int, default=12, help="where a model names none")
+    comparing.add_argument("--resolution", type=int, default=224, help="shorter side in pixels")
+    comparing.add_argument("--map", choices=get_args(MapKind), default="norms")
+    comparing.add_argument("--seconds", type=float, default=3.0, help="time budget of the timing")
+    comparing.set_defaults(run=run_compare)
 
     coco = commands.add_parser("coco", help="fetch pictures and annotations of COCO 2017")
     coco_commands = coco.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -304,6 +322,28 @@ def _targets() -> int:
         met = "met" if target.met else "NOT MET"
         print(f"{target.name:<78}{target.asked:>11}   {target.measured:<32}{met}", flush=True)
     return OK if all_met else SOME_FAILED
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """The `compare` command: a figure, and a line on each."""
+    out: Path = options.out
+    if out.suffix.lower() != ".png" or out.is_dir() or not out.resolve().parent.is_dir():
+        raise UsageError("--out must name a .png file in a folder that exists")
+    calibration.apply()
+    try:
+        choices = [Choice.parse(text, options.layer) for text in options.models.split(",")]
+        panels, times = compare(
+            choices, load_image(options.image), options.resolution, options.map, options.seconds
+        )
+        draw_comparison(panels, times, out)
+    except OSError as error:
+        raise UsageError(f"the figure cannot be written: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    print(Machine.here(torch.empty(0)))
+    for panel, timed in zip(panels, times, strict=True):
+        print(f"{panel.title:<48}{panel.weights:<34}{time_in_words(timed)}")
+    return OK
 
 
 def run_download(options: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ function tokenAt(event) {
   const stage = event.target.closest('.sl-stage');
   if (!stage) return null;
   const { rows, cols } = stage.closest('.sl-figure').dataset;
-  const box = stage.getBoundingClientRect();
+  const box = stage.querySelector('.sl-zoomed').getBoundingClientRect();
   const at = (offset, length, count) =>
     Math.min(count - 1, Math.max(0, Math.floor((offset / length) * count)));
   return [
@@ -83,6 +83,60 @@ element.addEventListener('keydown', (event) => {
       cols,
     });
   }
+});
+
+// Zoom, the same in every picture: `at` is the point, as a share of the stage, that stays in place.
+const zoom = { scale: 1, x: 0, y: 0, drag: null };
+function zoomTo(scale, at = [0.5, 0.5]) {
+  const to = Math.min(8, Math.max(1, scale));
+  moveTo(at[0] - ((at[0] - zoom.x) * to) / zoom.scale, at[1] - ((at[1] - zoom.y) * to) / zoom.scale, to);
+}
+function moveTo(x, y, scale = zoom.scale) {
+  zoom.scale = scale; // the picture always fills its stage
+  zoom.x = Math.min(0, Math.max(1 - scale, x));
+  zoom.y = Math.min(0, Math.max(1 - scale, y));
+  element.style.setProperty('--sl-zoom', scale);
+  element.style.setProperty('--sl-x', `${100 * zoom.x}%`);
+  element.style.setProperty('--sl-y', `${100 * zoom.y}%`);
+  element.classList.toggle('sl-is-zoomed', scale > 1);
+}
+function share(event, stage) {
+  const box = stage.getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+element.addEventListener('wheel', (event) => {
+  const stage = event.target.closest('.sl-stage');
+  if (!stage || !(event.ctrlKey || event.metaKey)) return; // a plain wheel scrolls the page
+  event.preventDefault();
+  zoomTo(zoom.scale * Math.exp(-event.deltaY / 200), share(event, stage));
+}, { passive: false });
+element.addEventListener('dblclick', (event) => {
+  const stage = event.target.closest('.sl-stage');
+  if (stage) zoomTo(zoom.scale > 1 ? 1 : 3, share(event, stage));
+});
+element.addEventListener('pointerdown', (event) => {
+  const stage = event.target.closest('.sl-stage');
+  if (stage && zoom.scale > 1) zoom.drag = { from: share(event, stage), x: zoom.x, y: zoom.y, moved: false };
+});
+element.addEventListener('pointermove', (event) => {
+  const stage = event.target.closest('.sl-stage');
+  if (!zoom.drag || !stage || !event.buttons) return;
+  const [x, y] = share(event, stage);
+  const by = [x - zoom.drag.from[0], y - zoom.drag.from[1]];
+  zoom.drag.moved ||= Math.hypot(...by) > 0.02;
+  if (zoom.drag.moved) moveTo(zoom.drag.x + by[0], zoom.drag.y + by[1]);
+});
+element.addEventListener('click', (event) => {
+  if (zoom.drag?.moved) event.stopImmediatePropagation(); // a drag is no click
+  zoom.drag = null;
+  const button = event.target.closest('[data-zoom]');
+  if (button) zoomTo(zoom.scale * (button.dataset.zoom === 'in' ? 1.6 : 1 / 1.6));
+}, true);
+element.addEventListener('keydown', (event) => {
+  if (!event.target.closest('.sl-stage') || event.ctrlKey || event.metaKey) return;
+  if (event.key === '+' || event.key === '=') zoomTo(zoom.scale * 1.6);
+  if (event.key === '-') zoomTo(zoom.scale / 1.6);
+  if (event.key === '0') zoomTo(1);
 });
 element.addEventListener('input', (event) => {
   if (event.target.matches('.sl-compare input')) {

@@ -1,0 +1,234 @@
+"""The Compare tab: models, layers or heads side by side on the photo from Explore."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from torch import nn
+
+from sima_core import load_image
+from sima_core.checkpoints import load_best
+from sima_core.compare import (
+    FEWEST,
+    MOST,
+    Choice,
+    MapKind,
+    ModelTime,
+    Panel,
+    compare,
+    time_in_words,
+)
+from sima_core.heatmaps import COLORMAPS
+from sima_core.model_cache import ModelCache, ModelGoneError
+from sima_core.models import ARCHITECTURES
+
+from .explore import DEFAULT_LAYER, DEFAULT_OPACITY, RESOLUTIONS, Explore, Look
+from .viewer import Photo, escape, figure_html, linked_html, viewer
+from .visitors import COMPUTE, MAX_COST, model_for, plainly, require_affordable
+
+#: The source that means the visitor's model in Explore.
+MINE = "the model in Explore"
+#: One model is run at least eleven times, so it may cost less than in Explore.
+COMPARE_COST = MAX_COST / 10
+SECONDS = 3.0
+
+OF_MODELS, OF_LAYERS, OF_HEADS = "Models", "Layers", "Heads"
+_KINDS: dict[str, MapKind] = {
+    "Norms of Q and K": "norms",
+    "Class attention": "cls",
+    "Attention rollout": "rollout",
+}
+START = (
+    '<section class="sl-card sl-empty"><h3>What do other models listen to?</h3><p>Choose two to '
+    "four models, layers or heads and press <b>Compare</b>: their maps of the photo in Explore "
+    "appear side by side, with the time each model takes. Point at a token, or zoom, and all "
+    "follow.</p></section>"
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, kept for a visit."""
+
+    panels: Sequence[Panel]
+    times: Sequence[ModelTime]
+
+
+class _Shelf:
+    """Models by architecture that any visitor may compare, loaded once while there is room."""
+
+    def __init__(self) -> None:
+        self._cache = ModelCache(max_models=8)
+        self._keys: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def get(self, architecture: str) -> nn.Module:
+        with self._lock:
+            try:
+                return self._cache.get(self._keys[architecture])
+            except (KeyError, ModelGoneError):
+                model = load_best(architecture)
+                self._keys[architecture] = self._cache.add(model)
+                return model
+
+
+_SHELF = _Shelf()
+
+
+def choices_of(
+    what: str, models: Sequence[str], layers: Sequence[int], heads: Sequence[int], layer: int
+) -> list[Choice]:
+    """What is to be set side by side.
+
+    Raises:
+        ValueError: too few or too many, in words of the page.
+    """
+    named = {OF_MODELS: models, OF_LAYERS: layers, OF_HEADS: heads}[what]
+    if not models:
+        raise ValueError("choose a model.")
+    if not FEWEST <= len(named) <= MOST:
+        raise ValueError(f"choose {FEWEST} to {MOST} {what.lower()} to compare.")
+    if what == OF_MODELS:
+        return [Choice(model, layer) for model in models]
+    if what == OF_LAYERS:
+        return [Choice(models[0], int(number)) for number in sorted(layers)]
+    return [Choice(models[0], layer, int(number)) for number in sorted(heads)]
+
+
+def run(
+    seen: Look | None,
+    model_key: str | None,
+    what: str,
+    models: Sequence[str],
+    layers: Sequence[int],
+    heads: Sequence[int],
+    layer: float,
+    kind: str,
+    resolution: float,
+) -> Compared:
+    """Look with all of them, and time their models."""
+    if seen is None:
+        raise ValueError("choose a photo in Explore first.")
+    image = load_image(seen.path)
+
+    def load(source: str) -> nn.Module:
+        model = model_for(model_key) if source == MINE else _SHELF.get(source)
+        try:
+            require_affordable(model, image, int(resolution), COMPARE_COST)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
+        return model
+
+    chosen = choices_of(what, models, layers, heads, int(layer or DEFAULT_LAYER))
+    return Compared(*compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load))
+
+
+def draw(compared: Compared | None, colormap: str) -> str:
+    """The pictures in a grid, a column for each choice; runs no model."""
+    if compared is None:
+        return START
+    panels, times = compared.panels, compared.times
+    photo = Photo.of(panels[0].analysis.image)
+    slowest = max(t.forward.median for t in times)
+    heads = "".join(head_html(p, t, slowest) for p, t in zip(panels, times, strict=True))
+    figures = ""
+    for row in range(len(panels[0].maps)):
+        for panel in panels:
+            name, values = list(panel.maps.items())[row]
+            rows, cols = values.shape
+            figures += figure_html(
+                photo,
+                values,
+                f"<b>{name}</b> <span>{rows} × {cols} tokens</span>",
+                name,
+                f"{name} of {panel.title}",
+                colormap,
+            )
+    return linked_html(photo, heads + figures, len(panels))
+
+
+def head_html(panel: Panel, times: ModelTime, slowest: float) -> str:
+    """Above a column: the model, its weights, and its time as a bar."""
+    trained = panel.analysis.provenance.trained
+    weights = escape(panel.weights) if trained else "<mark>untrained weights</mark>"
+    forward, attention = (100 * t.median / slowest for t in (times.forward, times.attention))
+    return (
+        f'<div class="sl-head"><b>{escape(panel.title)}</b>{weights}<div class="sl-times">'
+        f'<i aria-hidden="true"><span style="width:{forward:.1f}%"></span>'
+        f'<em style="width:{attention:.1f}%"></em></i>{time_in_words(times)}</div></div>'
+    )
+
+
+def controls_for(what: str) -> tuple[dict[str, Any], ...]:
+    """Show the controls that the kind of comparison has."""
+    return (
+        gr.update(
+            label="Models (two to four)" if what == OF_MODELS else "Model (the first counts)"
+        ),
+        gr.update(visible=what == OF_LAYERS),
+        gr.update(visible=what == OF_HEADS),
+        gr.update(visible=what != OF_LAYERS),
+    )
+
+
+def build(explore: Explore) -> None:
+    """Lay the tab out inside the current Blocks."""
+    compared = gr.State()  # a Compared
+    with gr.Column(elem_id="compare"):
+        with gr.Row(elem_id="compare-controls"):
+            what = gr.Radio([OF_MODELS, OF_LAYERS, OF_HEADS], value=OF_MODELS, label="Compare")
+            models = gr.Dropdown(
+                [MINE, *ARCHITECTURES],
+                value=[MINE, "deit_tiny_patch16_224", "xcit_nano_12_p16_224"],
+                multiselect=True,
+                max_choices=MOST,
+                label="Models (two to four)",
+                scale=2,
+            )
+            layers = gr.Dropdown(
+                list(range(1, 25)), value=[1, 6, 12], multiselect=True, max_choices=MOST,
+                label="Layers (two to four)", visible=False,
+            )  # fmt: skip
+            heads = gr.Dropdown(
+                list(range(1, 17)), value=[1, 2, 3, 4], multiselect=True, max_choices=MOST,
+                label="Heads (two to four)", visible=False,
+            )  # fmt: skip
+        with gr.Row(elem_id="compare-look"):
+            layer = gr.Slider(1, 24, DEFAULT_LAYER, step=1, precision=0, label="Layer")
+            kind = gr.Dropdown(
+                list(_KINDS), value="Norms of Q and K", label="Map", filterable=False
+            )
+            resolution = gr.Dropdown(
+                [(f"{r} px", r) for r in RESOLUTIONS], value=224, label="Resolution",
+                filterable=False,
+            )  # fmt: skip
+            colormap = gr.Dropdown(
+                [(c.capitalize(), c) for c in COLORMAPS],
+                value=COLORMAPS[0],
+                label="Colour map",
+                filterable=False,
+            )
+            opacity = gr.Slider(0, 1, DEFAULT_OPACITY, step=0.01, label="Heatmap opacity")
+        start = gr.Button("Compare", variant="primary", elem_id="compare-start")
+        grid = viewer(START, elem_id="compare-grid")
+        gr.Markdown(
+            "SimA's maps are norms of Q̂ and K̂; for softmax attention and XCA they are norms of Q "
+            "and K, as the paper shows DeiT's. The dark bar is the attention layers' part of a "
+            "forward pass (medians, in turns on this machine). **Untrained weights** mean random "
+            "ones: their maps tell of the architecture alone.",
+            elem_id="compare-note",
+        )
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    what.change(controls_for, what, [models, layers, heads, layer], **quiet)
+    given = [explore.seen, explore.model_key, what, models, layers, heads, layer, kind, resolution]
+    start.click(
+        plainly(run), given, compared,
+        **COMPUTE, api_visibility="private", show_progress_on=grid, trigger_mode="once",
+    ).success(plainly(draw), [compared, colormap], grid, **quiet)  # fmt: skip
+    colormap.input(plainly(draw), [compared, colormap], grid, **quiet)
+    opacity.input(
+        None, opacity, js="o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
+    )
