@@ -37,7 +37,7 @@ with gr.Blocks(
         with gr.Tab("Compare", id="compare-tab"):
             compare.build(looking_at)
         with gr.Tab("COCO", id="coco-tab") as coco_tab:
-            coco.build(demo, coco_tab, tabs, looking_at)
+            coco.build(coco_tab, tabs, looking_at)
         with gr.Tab("Evidence", id="evidence-tab"):
             evidence.build()
         with gr.Tab("Latency", id="latency-tab"):

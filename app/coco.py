@@ -35,7 +35,15 @@ from sima_core.metrics import METRICS, TOLERANCE, Map, Scores, Target, peak, ski
 from .charts import Series, linear_chart
 from .explore import DEFAULT_LAYER, Explore
 from .viewer import escape, viewer, viewer_html
-from .visitors import COMPUTE, cache_folder, capitalized, model_for, plainly
+from .visitors import (
+    COMPUTE,
+    MAX_COST,
+    cache_folder,
+    capitalized,
+    model_for,
+    plainly,
+    require_affordable,
+)
 
 PAGE = 24
 RESOLUTION = 224
@@ -120,6 +128,8 @@ class Shown:
     picture: CocoPicture
     path: Path
     analysis: Analysis
+    #: The visitor's model that made it.
+    model_key: str | None
 
 
 def split_named(name: str | None) -> CocoSplit:
@@ -185,8 +195,10 @@ def show(image_id: int, split_name: str | None, model_key: str | None) -> Shown:
     """Run the model on a picture of COCO."""
     split = split_named(split_name)
     picture = split.picture(image_id)
-    analysis = analyze(model_for(model_key), split.load(picture.id), RESOLUTION)
-    return Shown(split.split, picture, split.path(picture.id), analysis)
+    model, image = model_for(model_key), split.load(picture.id)
+    require_affordable(model, image, RESOLUTION)
+    analysis = analyze(model, image, RESOLUTION)
+    return Shown(split.split, picture, split.path(picture.id), analysis, model_key)
 
 
 def clicked(event: gr.EventData, split_name: str | None, model_key: str | None) -> Shown:
@@ -208,12 +220,12 @@ def surprise(
     return show(random.choice(ids), split_name, model_key)
 
 
-def choices(shown: Shown) -> tuple[Any, ...]:
+def choices(shown: Shown, wanted: float) -> tuple[Any, ...]:
     """The controls for another picture: its layers and categories; the old curves go."""
     depth = max(shown.analysis.norms)
     annotated = sorted({o.category for o in shown.picture.objects if not o.crowd})
     return (
-        gr.update(maximum=depth),
+        gr.update(maximum=depth, value=min(int(wanted), depth)),
         gr.update(choices=[ALL_OBJECTS, *annotated], value=ALL_OBJECTS),
         gr.update(visible=True),
         "",
@@ -291,7 +303,7 @@ def objects_svg(picture: CocoPicture) -> str:
                 "M" + " ".join(f"{x:.1f},{y:.1f}" for x, y in polygon) + "Z"
                 for polygon in found.outline
             )
-            paths += f'<path d="{shape}"{" class=sl-crowd" * found.crowd}/>'
+            paths += f'<path d="{shape}"{_CROWD * found.crowd}/>'
         groups += f'<g class="sl-k{number % 8}" data-category="{escape(category)}">{paths}</g>'
     return (
         f'<svg class="sl-objects" viewBox="0 0 {picture.width} {picture.height}" '
@@ -313,6 +325,7 @@ def peak_svg(picture: CocoPicture, at: tuple[int, int] | None, outcome: str) -> 
     )
 
 
+_CROWD = ' class="sl-crowd"'
 _OUTCOMES = {"hit": "✓ peak hits", "miss": "✗ peak misses", "skipped": "not scored"}
 
 
@@ -370,12 +383,14 @@ def scorecard(
     )
 
 
-def rely_on(shown: Shown | None, layer: float, model_key: str | None) -> str:
+def rely_on(shown: Shown | None, layer: float) -> str:
     """Insertion and deletion curves of both maps, with tokens in random order beside them."""
     if shown is None:
         raise ValueError("choose a picture first.")
     layer = min(int(layer), max(shown.analysis.norms))
-    found = faithfulness(model_for(model_key), shown.analysis, shown.picture.id, layer)
+    model = model_for(shown.model_key)
+    require_affordable(model, shown.analysis.image, RESOLUTION, MAX_COST / 60)
+    found = faithfulness(model, shown.analysis, shown.picture.id, layer)
     charts = ""
     for curve, title in _CURVES.items():
         series = [
@@ -437,11 +452,12 @@ def split_choices(current: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def build(demo: gr.Blocks, tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
+def build(tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
     """Lay the tab out inside the current Blocks."""
     EXAMPLES.start()
     shown = gr.State()  # a Shown
     page = gr.State(1)
+    wanted = gr.State(DEFAULT_LAYER)  # the layer chosen, which a shallower model may not have
     with gr.Column(elem_id="coco"):
         with gr.Column(elem_id="coco-filters") as filters:
             split = gr.Dropdown([], label="Split", filterable=False, visible=False)
@@ -495,9 +511,9 @@ def build(demo: gr.Blocks, tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None
         return plainly(turned)
 
     listing = [gallery, page, words, filters, pager]
-    gr.on(
-        [tab.select, demo.load], plainly(split_choices), split, [split, categories], **quiet
-    ).then(turn(0), [*asked, page], listing, **quiet)
+    tab.select(plainly(split_choices), split, [split, categories], **quiet).then(
+        turn(0), [*asked, page], listing, **quiet
+    )
     gr.on(
         [split.input, categories.input, number.input, size.input],
         turn(None), [*asked, page], listing, trigger_mode="always_last", **quiet,
@@ -515,15 +531,18 @@ def build(demo: gr.Blocks, tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None
         ),
         lucky.click(plainly(surprise), [*asked, explore.model_key], shown, **run),
     ):
-        event.success(choices, shown, [layer, against, settings, relied], **quiet).success(
-            plainly(draw), [shown, layer, against], detail, **quiet
-        ).success(None, js=_SCROLL_TO_PICTURE)
+        event.success(
+            choices, [shown, wanted], [layer, against, settings, relied], **quiet
+        ).success(plainly(draw), [shown, layer, against], detail, **quiet).success(
+            None, js=_SCROLL_TO_PICTURE
+        )
+    layer.input(lambda number: number, layer, wanted, **quiet)
     gr.on(
         [layer.change, against.input],
         plainly(draw), [shown, layer, against], detail, trigger_mode="always_last", **quiet,
     )  # fmt: skip
     rely.click(
-        plainly(rely_on), [shown, layer, explore.model_key], relied,
+        plainly(rely_on), [shown, layer], relied,
         **{**run, "show_progress_on": relied},
     ).success(None, js=_SCROLL_TO_CURVES)  # fmt: skip
     explore.look_after(carry.click(plainly(open_in_explore), shown, [explore.photo, tabs], **quiet))

@@ -34,6 +34,7 @@ MINE = "the model in Explore"
 COMPARE_COST = MAX_COST / 10
 SECONDS = 3.0
 
+_SEVERAL = "Models (two to four)"
 OF_MODELS, OF_LAYERS, OF_HEADS = "Models", "Layers", "Heads"
 _KINDS: dict[str, MapKind] = {
     "Norms of Q and K": "norms",
@@ -132,11 +133,10 @@ def draw(compared: Compared | None, colormap: str) -> str:
     panels, times = compared.panels, compared.times
     photo = Photo.of(panels[0].analysis.image)
     slowest = max(t.forward.median for t in times)
-    heads = "".join(head_html(p, t, slowest) for p, t in zip(panels, times, strict=True))
-    figures = ""
-    for row in range(len(panels[0].maps)):
-        for panel in panels:
-            name, values = list(panel.maps.items())[row]
+    columns = ""
+    for panel, timed in zip(panels, times, strict=True):
+        figures = ""
+        for name, values in panel.maps.items():
             rows, cols = values.shape
             figures += figure_html(
                 photo,
@@ -146,7 +146,9 @@ def draw(compared: Compared | None, colormap: str) -> str:
                 f"{name} of {panel.title}",
                 colormap,
             )
-    return linked_html(photo, heads + figures, len(panels))
+        head = head_html(panel, timed, slowest)
+        columns += f'<div class="sl-column" data-maps="{len(panel.maps)}">{head}{figures}</div>'
+    return linked_html(photo, columns, len(panels))
 
 
 def head_html(panel: Panel, times: ModelTime, slowest: float) -> str:
@@ -184,7 +186,7 @@ def build(explore: Explore) -> None:
                 value=[MINE, "deit_tiny_patch16_224", "xcit_nano_12_p16_224"],
                 multiselect=True,
                 max_choices=MOST,
-                label="Models (two to four)",
+                label=_SEVERAL,
                 scale=2,
             )
             layers = gr.Dropdown(

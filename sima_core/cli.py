@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -17,7 +16,16 @@ from . import calibration
 from .analysis import analyze
 from .capture import attention_layers, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
-from .coco import NO_COCO, ROOT_VARIABLE, SPLITS, CocoError, CocoSplit, default_root, find_root
+from .coco import (
+    NO_COCO,
+    ROOT_VARIABLE,
+    SPLITS,
+    CocoError,
+    CocoSplit,
+    default_root,
+    find_root,
+    named_root,
+)
 from .coco_download import BASE_URL, download
 from .compare import Choice, MapKind, compare, time_in_words
 from .compare import plot as draw_comparison
@@ -327,8 +335,9 @@ def _targets() -> int:
 def run_compare(options: argparse.Namespace) -> int:
     """The `compare` command: a figure, and a line on each."""
     out: Path = options.out
-    if out.suffix.lower() != ".png" or out.is_dir() or not out.resolve().parent.is_dir():
-        raise UsageError("--out must name a .png file in a folder that exists")
+    if out.suffix.lower() != ".png":
+        raise UsageError("--out must name a .png file")
+    require_writable(out)
     calibration.apply()
     try:
         choices = [Choice.parse(text, options.layer) for text in options.models.split(",")]
@@ -363,8 +372,7 @@ def run_download(options: argparse.Namespace) -> int:
 
 def download_root(named: Path | None) -> Path:
     """Where downloads go: the root as `find_root` takes it, which need not exist yet."""
-    given = named or os.environ.get(ROOT_VARIABLE)
-    return Path(given).expanduser() if given else default_root()
+    return named_root(named) or default_root()
 
 
 def run_evaluate(options: argparse.Namespace) -> int:
@@ -372,9 +380,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     root = find_root(options.coco)
     if root is None:
         raise UsageError(NO_COCO)
+    if options.plot and options.plot.suffix.lower() != ".png":
+        raise UsageError("--plot must name a .png file")
     for file in filter(None, (options.json, options.plot)):  # before hours of work
-        if file.is_dir() or not file.resolve().parent.is_dir():
-            raise UsageError(f"{file} cannot be written: name a file in a folder that exists")
+        require_writable(file)
     if options.limit is not None and options.limit < 1:
         raise UsageError("--limit must be at least 1")
     model = load_model(options.checkpoint, options.architecture)
@@ -387,11 +396,11 @@ def run_evaluate(options: argparse.Namespace) -> int:
     results: list[PictureResult] = []
     scored = evaluate(split, model, layers, options.resolution, options.limit, options.faithfulness)
     total = min(len(split.ids), options.limit or len(split.ids))
-    for result in tqdm(scored, total=total, unit="picture", leave=False):
-        results.append(result)
-        if result.problem:
-            tqdm.write(result.problem, file=sys.stderr)
     try:
+        for result in tqdm(scored, total=total, unit="picture", leave=False):
+            results.append(result)
+            if result.problem:
+                tqdm.write(result.problem, file=sys.stderr)
         summary = Summary.of(results, layers)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -423,6 +432,22 @@ def run_evaluate(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"the results cannot be written: {error.strerror or error}") from None
     return OK
+
+
+def require_writable(file: Path) -> None:
+    """Refuse a file that could not be written later, before any work.
+
+    Raises:
+        UsageError: it is a folder, in none, or may not be written.
+    """
+    try:
+        existed = file.exists()
+        with file.open("ab"):
+            pass
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise UsageError(f"{file.name} cannot be written: {error.strerror or error}") from None
 
 
 def _layers(text: str, depth: int) -> list[int]:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ def find_root(named: str | Path | None = None) -> Path | None:
     Raises:
         CocoError: a root that was named, here or in the environment, is not one.
     """
-    given = named or os.environ.get(ROOT_VARIABLE)
-    root = Path(given).expanduser() if given else default_root()
+    given = named_root(named)
+    root = given or default_root()
     if available_splits(root):
         return root
     if given:
@@ -65,6 +66,19 @@ def find_root(named: str | Path | None = None) -> Path | None:
             "annotations/instances_val2017.json in it, and the pictures in val2017/."
         )
     return None
+
+
+def named_root(named: str | Path | None = None) -> Path | None:
+    """The folder that was `named`, else the one in the environment; it need not be there.
+
+    Raises:
+        CocoError: it begins with the home of somebody who does not exist.
+    """
+    given = named or os.environ.get(ROOT_VARIABLE)
+    try:
+        return Path(given).expanduser() if given else None
+    except RuntimeError:
+        raise CocoError("The COCO folder begins with ~ and a name that nobody has here.") from None
 
 
 def available_splits(root: Path) -> list[str]:
@@ -125,7 +139,7 @@ class CocoSplit:
         self._coco = _read(root, split)
         try:
             self._index()
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
             raise CocoError(_broken(split)) from None
 
     def _index(self) -> None:
@@ -133,6 +147,10 @@ class CocoSplit:
         self.ids: tuple[int, ...] = tuple(sorted(int(i) for i in coco.imgs))
         #: All category names of the split, in COCO's order.
         self.categories: tuple[str, ...] = tuple(str(c["name"]) for c in coco.cats.values())
+        self._licences = {
+            licence["id"]: Licence(str(licence.get("name", "")), str(licence.get("url", "")))
+            for licence in coco.dataset.get("licenses") or ()
+        }
         columns = {category: i for i, category in enumerate(coco.cats)}
         # One row a picture, so that filtering 118,000 of them is a matter of milliseconds.
         self._has = np.zeros((len(self.ids), len(columns)), dtype=bool)
@@ -201,7 +219,7 @@ class CocoSplit:
         if not path.is_file():
             raise CocoError(f"Picture {image_id} is not on this disk: {again} fetches it.")
         try:
-            image = load_image(path)
+            image = load_image(path, upright=False)  # as the outlines are drawn
         except ImageError as error:
             raise CocoError(
                 f"Picture {image_id} cannot be read. {error} Delete it and fetch it with {again}."
@@ -291,10 +309,7 @@ class CocoSplit:
         return found
 
     def _licence(self, number: int | None) -> Licence:
-        for licence in self._coco.dataset.get("licenses", ()):
-            if licence.get("id") == number:
-                return Licence(str(licence.get("name", "")), str(licence.get("url", "")))
-        return Licence("unknown licence", "")
+        return self._licences.get(number, Licence("unknown licence", ""))
 
     def _object_mask(self, image_id: int, annotation: dict[str, Any]) -> NDArray[np.bool_]:
         entry = self._entry(image_id)
@@ -322,7 +337,11 @@ class CocoSplit:
         return tuple(contour[:, 0].astype(np.float64) + 0.5 for contour in contours)
 
 
-@functools.lru_cache(maxsize=2)
+# One reader at a time: a large list takes gigabytes while it is parsed.
+_READING = threading.Lock()
+
+
+@functools.lru_cache(maxsize=len(SPLITS))
 def _open(root: Path, split: str, changed: int) -> CocoSplit:
     return CocoSplit(root, split)
 
@@ -337,7 +356,8 @@ def open_split(root: Path, split: str) -> CocoSplit:
         changed = annotations_file(root, split).stat().st_mtime_ns
     except OSError:
         changed = 0
-    return _open(root, split, changed)
+    with _READING:
+        return _open(root, split, changed)
 
 
 def credit(entry: dict[str, Any]) -> str:
@@ -348,16 +368,30 @@ def credit(entry: dict[str, Any]) -> str:
     return address if address.startswith(("https://", "http://")) else ""
 
 
+class _QuietCOCO(COCO):  # type: ignore[misc]  # pycocotools is untyped
+    """pycocotools' COCO, which prints while it reads; stdout belongs to all threads."""
+
+    def createIndex(self) -> None:  # noqa: N802  # pycocotools' name
+        """Index pictures, annotations and categories by id."""
+        self.anns = {a["id"]: a for a in self.dataset.get("annotations", ())}
+        self.imgs = {i["id"]: i for i in self.dataset.get("images", ())}
+        self.cats = {c["id"]: c for c in self.dataset.get("categories", ())}
+        for annotation in self.anns.values():
+            self.imgToAnns[annotation["image_id"]].append(annotation)
+            self.catToImgs[annotation["category_id"]].append(annotation["image_id"])
+
+
 def _read(root: Path, split: str) -> COCO:
     file = annotations_file(root, split)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on itself
-            coco = COCO(str(file))
+        coco = _QuietCOCO()
+        coco.dataset = json.loads(file.read_bytes())
+        coco.createIndex()
     except FileNotFoundError:
         raise CocoError(f"There is no list of {split}: {_fetch_again(split)}.") from None
     except OSError as error:
         raise CocoError(f"The list of {split} cannot be read: {error.strerror}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AssertionError, KeyError, TypeError):
+    except (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError):
         raise CocoError(_broken(split)) from None
     if not coco.imgs:
         raise CocoError(_broken(split))

@@ -115,7 +115,8 @@ def evaluate(
         if result.skipped != "unreadable":  # which may be mended before the next run
             journal.add(result)
         yield result
-    journal.delete()
+    if journal.found.keys() <= set(ids):  # a look at a few keeps what a longer run has done
+        journal.delete()
 
 
 def _score_picture(

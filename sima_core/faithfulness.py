@@ -52,19 +52,18 @@ def curves(model: nn.Module, pixels: Tensor, ranking: ArrayLike) -> Mapping[str,
         Curves named ``insertion_blurred``, ``insertion_zero``, ``deletion_blurred`` and
         ``deletion_zero``.
 
-    Raises:
-        ValueError: the grid does not divide the input.
+    Each pixel belongs to the nearest token of the grid, which need not divide the input: CvT's keys
+    have a coarser one than its patches.
     """
     ranks = np.asarray(ranking)
     height, width = pixels.shape[-2:]
     rows, cols = ranks.shape
-    if height % rows or width % cols:
-        raise ValueError(f"an input of {height} × {width} has no grid of {rows} × {cols} tokens")
     # The place of each token in the order, spread over its pixels.
     places = np.empty(ranks.size, dtype=np.int64)
     places[np.argsort(-ranks, axis=None, kind="stable")] = np.arange(ranks.size)
     grid = torch.from_numpy(places.reshape(rows, cols))
-    spread = grid.repeat_interleave(height // rows, 0).repeat_interleave(width // cols, 1)
+    row, col = (torch.arange(n) * count // n for n, count in ((height, rows), (width, cols)))
+    spread = grid[row][:, col]
     counts = [*range(0, ranks.size, max(1, ranks.size // STEPS)), ranks.size]
     chosen = [spread < count for count in counts]
     shares = tuple(count / ranks.size for count in counts)

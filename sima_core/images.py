@@ -35,11 +35,14 @@ class ImageError(ValueError):
     """A picture cannot be read or used; the message says why in one sentence."""
 
 
-def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
+def load_image(source: str | Path | bytes | BinaryIO, upright: bool = True) -> Image.Image:
     """The picture upright and as 8-bit RGB, whatever its kind.
 
-    EXIF orientation is applied, alpha laid over white, 16-bit and floating-point values scaled
-    (not clipped), the first frame of an animation taken.
+    Alpha is laid over white, 16-bit and floating-point values are scaled (not clipped), the first
+    frame of an animation is taken.
+
+    Args:
+        upright: turn it as its EXIF orientation says; False leaves the pixels where they are.
 
     Raises:
         ImageError: no picture, a broken one, or one of more than `MAX_IMAGE_PIXELS`.
@@ -55,7 +58,7 @@ def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
                     "Make it smaller first."
                 )
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except ImageError:
         raise
     except FileNotFoundError:

@@ -70,9 +70,11 @@ def running_app(folder: Path, **environment: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory) -> Iterator[str]:
-    """An app that has no COCO."""
+    """An app that has no COCO and no Hub."""
     folder = tmp_path_factory.mktemp("app")
-    with running_app(folder, XDG_CACHE_HOME=str(folder), SIMA_COCO_ROOT="") as url:
+    with running_app(
+        folder, XDG_CACHE_HOME=str(folder), SIMA_COCO_ROOT="", HF_HUB_OFFLINE="1"
+    ) as url:
         yield url
 
 
@@ -306,6 +308,54 @@ def test_latency_stop(explore):
     wait_for_change(explore, norms, before)
 
 
+def compare(page: Page, columns: int) -> Locator:
+    """Press Compare; returns the grid once it has so many columns."""
+    page.locator("#compare-start").click()
+    grid = page.locator("#compare-grid")
+    expect(grid.locator(".sl-column")).to_have_count(columns, timeout=60_000)
+    return grid
+
+
+@needs_browser
+@pytest.mark.browser
+def test_compare_models_layers_and_heads(explore):
+    explore.get_by_role("tab", name="Compare").click()
+    grid = compare(explore, 3)
+    expect(grid.locator(".sl-figure")).to_have_count(6)
+    expect(grid.locator(".sl-head").first).to_contain_text("sima_nano_12_p16.safetensors")
+    expect(grid.locator(".sl-head mark")).to_have_text(["untrained weights"] * 2)
+    expect(grid.locator(".sl-head").last).to_contain_text(
+        re.compile(r"forward [\d.]+ ms, attention")
+    )
+
+    stages = grid.locator(".sl-stage")
+    stages.first.hover(position={"x": 40, "y": 40})
+    read = {r.inner_text().partition(":")[0] for r in grid.locator(".sl-readout").all()}
+    assert len(read) == 1  # all of the same token
+    assert read.pop().startswith("Row ")
+    before = [z.bounding_box()["width"] for z in grid.locator(".sl-zoomed").all()]
+    grid.get_by_role("button", name="Zoom in").click()
+    after = [z.bounding_box()["width"] for z in grid.locator(".sl-zoomed").all()]
+    assert all(b == pytest.approx(1.6 * a, rel=0.01) for a, b in zip(before, after, strict=True))
+    stages.first.dblclick()
+    assert grid.locator(".sl-zoomed").last.bounding_box()["width"] == pytest.approx(before[-1])
+
+    explore.get_by_label("Layers", exact=True).check()
+    expect(compare(explore, 3).locator(".sl-head b").nth(1)).to_contain_text("layer 6")
+    explore.get_by_label("Heads", exact=True).check()
+    expect(compare(explore, 4).locator(".sl-head b").last).to_contain_text("layer 12, head 4")
+
+
+@needs_browser
+@pytest.mark.browser
+def test_compare_explains_what_cannot_be_shown(explore):
+    explore.get_by_role("tab", name="Compare").click()
+    explore.get_by_label("Map", exact=True).click()
+    explore.get_by_role("option", name="Attention rollout").click()
+    explore.locator("#compare-start").click()
+    expect(explore.locator(".toast-body").last).to_contain_text("rollout needs softmax attention")
+
+
 @needs_browser
 @pytest.mark.browser
 def test_without_coco_the_tab_says_what_to_run(explore):
@@ -446,6 +496,16 @@ def test_fits_a_phone(app, browser, scheme):
     page = context.new_page()
     page.goto(app)
     expect(page.locator(".sl-figure")).to_have_count(2, timeout=30_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for name in ("COCO", "Evidence", "Latency", "Compare"):
+        if page.get_by_role("tab", name=name).is_visible():
+            page.get_by_role("tab", name=name).click()
+        else:
+            page.get_by_role("button", name="More tabs").click()
+            page.get_by_role("button", name=name, exact=True).first.click()
+        expect(page.locator(f"#{name.lower()}")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    compare(page, 3)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")

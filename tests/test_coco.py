@@ -43,6 +43,11 @@ def test_named_root_goes_before_environment_and_cache(coco_root, tmp_path, monke
     assert find_root(cached) == cached
 
 
+def test_a_home_that_nobody_has():
+    with pytest.raises(CocoError, match="a name that nobody has"):
+        find_root("~nosuchuser/coco")
+
+
 @pytest.mark.parametrize("how", ["named", "environment"])
 def test_a_named_folder_that_is_no_root_is_said_so_without_its_path(tmp_path, monkeypatch, how):
     monkeypatch.setenv("SIMA_COCO_ROOT", str(tmp_path))
@@ -105,6 +110,18 @@ def test_a_picture_of_another_size_is_not_scored(coco_root, tmp_path):
         CocoSplit(root, "val2017").load(1)
 
 
+def test_a_turned_picture_stays_as_it_was_annotated(coco_root, tmp_path):
+    root = Path(shutil.copytree(coco_root, tmp_path / "copy"))
+    split = CocoSplit(root, "val2017")
+    before = np.asarray(split.load(1)).astype(int)
+    with Image.open(split.path(1)) as image:
+        exif = image.getexif()
+        exif[0x0112] = 3  # upside down, by the camera's word
+        image.save(split.path(1), exif=exif, quality=95)
+    after = np.asarray(split.load(1)).astype(int)
+    assert abs(after - before).mean() < 10 < abs(after[::-1, ::-1] - before).mean()
+
+
 def test_no_file_name_leads_out_of_the_split(coco_root, tmp_path):
     def escape(listed):
         listed["images"][0]["file_name"] = "../../secret.jpg"
@@ -123,6 +140,11 @@ def test_no_file_name_leads_out_of_the_split(coco_root, tmp_path):
         lambda text: text.replace('"file_name"', '"name"'),
         lambda text: text.replace('"category_id": 18', '"category_id": 99'),
         lambda text: text.replace("{", "\udcff", 1),
+        lambda text: text.replace('"width": 120', '"width": 0'),
+        lambda text: text.replace('"width": 120', '"width": Infinity'),
+        lambda text: text.replace('"licenses": [', '"licenses": [3, '),
+        lambda text: "[" * 100_000,
+        lambda text: "1" * 5000,
     ],
 )
 def test_a_broken_list_is_said_so(coco_root, tmp_path, change):

@@ -11,7 +11,7 @@ from sima_core import analyze, load_model
 from sima_core.checkpoints import ASSETS, DEFAULT_CHECKPOINT, provenance
 from sima_core.cli import main
 from sima_core.coco import CocoSplit
-from sima_core.evaluate import METRICS, SKIPPED, Summary, evaluate, untrained_twin
+from sima_core.evaluate import METRICS, SKIPPED, Summary, evaluate, faithfulness, untrained_twin
 from sima_core.metrics import Target
 from sima_core.runtime import cache_folder
 
@@ -97,6 +97,16 @@ def test_an_interrupted_run_goes_on_where_it_was(coco_root, model):
     assert not _journals()
 
 
+def test_a_look_at_a_few_keeps_what_a_longer_run_has_done(coco_root, model):
+    split = CocoSplit(coco_root, "val2017")
+    interrupted = evaluate(split, model, (12,), 96, limit=10)
+    for _ in range(5):
+        next(interrupted)
+    interrupted.close()
+    list(evaluate(split, model, (12,), 96, limit=1))
+    assert _journals()
+
+
 def _journals() -> list[Path]:
     return list((cache_folder() / "evaluations").glob("*.jsonl"))
 
@@ -125,6 +135,12 @@ def test_faithfulness_stands_beside_random_order(coco_root, tmp_path, capsys):
     assert "insertion, blurred" in capsys.readouterr().out
 
 
+def test_faithfulness_of_a_model_whose_keys_have_their_own_grid(model, photo):
+    twin = load_model("sima_cvt_13")
+    found = faithfulness(twin, analyze(twin, photo, 80, [13]), 1, 13)
+    assert len(found["key"]["insertion_zero"].shares) >= 10
+
+
 def test_random_weights_are_the_same_each_time(model):
     torch.manual_seed(5)
     one, other = untrained_twin(model), untrained_twin(model)
@@ -141,6 +157,8 @@ def test_random_weights_are_the_same_each_time(model):
         (["--coco", "{root}", "--layers", "twelve"], "--layers takes"),
         (["--coco", "{root}", "--limit", "0"], "--limit must be"),
         (["--coco", "{root}", "--json", "/nowhere/at/all.json"], "cannot be written"),
+        (["--coco", "{root}", "--plot", "chart.pdf"], "--plot must name a .png"),
+        (["--coco", "{root}", "--json", "x" * 300], "cannot be written"),
         (["--coco", "{root}", "--split", "train2017"], "no list of train2017"),
         (["--coco", "{empty}"], "no COCO root"),
         (["--coco", "{nothing}"], "no picture could be scored: 40"),
