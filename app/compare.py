@@ -15,12 +15,11 @@ from sima_core.compare import (
     MOST,
     Choice,
     MapKind,
-    ModelTime,
     Panel,
     compare,
-    time_in_words,
 )
 from sima_core.heatmaps import COLORMAPS
+from sima_core.latency import ModelTime
 from sima_core.model_cache import ModelCache, ModelGoneError
 from sima_core.models import ARCHITECTURES
 
@@ -159,7 +158,7 @@ def head_html(panel: Panel, times: ModelTime, slowest: float) -> str:
     return (
         f'<div class="sl-head"><b>{escape(panel.title)}</b>{weights}<div class="sl-times">'
         f'<i aria-hidden="true"><span style="width:{forward:.1f}%"></span>'
-        f'<em style="width:{attention:.1f}%"></em></i>{time_in_words(times)}</div></div>'
+        f'<em style="width:{attention:.1f}%"></em></i>{times}</div></div>'
     )
 
 

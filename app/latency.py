@@ -12,9 +12,15 @@ from typing import Any
 import gradio as gr
 import torch
 
-from sima_core import load_image, preprocess
+from sima_core import load_image, preprocess, provenance
 from sima_core.attention import mean_tokens
-from sima_core.capture import layer_numbers, patch_size, sima_layers, token_grids
+from sima_core.capture import (
+    has_two_orders,
+    layer_numbers,
+    patch_size,
+    sima_layers,
+    token_grids,
+)
 from sima_core.images import input_size
 from sima_core.latency import (
     ORDERS,
@@ -26,12 +32,20 @@ from sima_core.latency import (
     compare_orders,
     orders_over_tokens,
     sweep,
+    time_models,
 )
 
 from .charts import Rule, Series, log_chart
 from .explore import Explore, Look, RawImage
 from .viewer import escape
-from .visitors import COMPUTE, model_for, plainly, plainly_each
+from .visitors import (
+    COMPUTE,
+    MAX_COST,
+    model_for,
+    plainly,
+    plainly_each,
+    require_affordable,
+)
 
 #: Multiply-accumulates of one product, (Q̂K̂ᵀ)V, that a visitor may ask for; about ten seconds.
 MAX_PRODUCT_MACS = 400e9
@@ -66,6 +80,9 @@ def measure_orders(
     """The two bars, again and again while they are measured."""
     if seen is None:
         raise ValueError("choose a photo in Explore first.")
+    if not has_two_orders(model_for(model_key)):
+        yield whole_model_html(seen.path, model_key, int(resolution), seconds)
+        return
     last = 0.0
     page = ""
     for found in comparison(seen.path, model_key, int(layer), int(resolution), seconds):
@@ -75,6 +92,26 @@ def measure_orders(
             time.sleep(PAUSE_SECONDS)
             last = time.monotonic()
     yield page
+
+
+def whole_model_html(path: str, model_key: str | None, resolution: int, seconds: float) -> str:
+    """The time of a model whose attention has one order only: softmax, or XCA.
+
+    Raises:
+        ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
+    """
+    model, image = model_for(model_key), load_image(path)
+    require_affordable(model, image, resolution, MAX_COST / 10)
+    pixels = preprocess(image, resolution, patch_size(model))
+    [timed] = time_models([model], [pixels], min(max(seconds, 1), 20))
+    return (
+        '<section class="sl-card sl-orders"><h3>'
+        f"{escape(provenance(model).architecture)} takes {duration(timed.forward.median)}</h3>"
+        f"<p>Of that, its attention layers take <b>{duration(timed.attention.median)}</b> (medians "
+        f"of {len(timed.forward.times)} passes). Softmax and XCA leave only one order of the "
+        "products; SimA's two can be timed with a model whose name begins with <b>sima_</b>.</p>"
+        f'<p class="sl-fine">{escape(Machine.here(pixels))}</p></section>'
+    )
 
 
 def comparison(
@@ -164,6 +201,9 @@ def curve(
     if seen is None:
         raise ValueError("choose a photo in Explore first.")
     model = model_for(model_key)
+    if not has_two_orders(model):
+        yield ""
+        return
     layers = sima_layers(model)
     [number] = layer_numbers(min(int(layer), len(layers)), len(layers))
     attention = layers[number - 1]

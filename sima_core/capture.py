@@ -87,6 +87,11 @@ def sima_layers(model: nn.Module) -> list[SimAttention | SimAConvAttention]:
     return layers
 
 
+def has_two_orders(model: nn.Module) -> bool:
+    """Whether the model's attention is SimA's plain product, which may be taken in either order."""
+    return any(isinstance(module, SIMA_KINDS) for module in model.modules())
+
+
 def layer_numbers(layers: Layers, depth: int) -> list[int]:
     """Resolve `layers` to numbers from 1 to `depth`.
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from . import calibration
 from .analysis import analyze
-from .capture import attention_layers, layer_numbers, patch_size
+from .capture import attention_layers, has_two_orders, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
 from .coco import (
     NO_COCO,
@@ -27,7 +28,7 @@ from .coco import (
     named_root,
 )
 from .coco_download import BASE_URL, download
-from .compare import Choice, MapKind, compare, time_in_words
+from .compare import Choice, MapKind, compare
 from .compare import plot as draw_comparison
 from .evaluate import PictureResult, Summary, evaluate, plot, skipped_in_words
 from .export import output_names, write
@@ -42,6 +43,7 @@ from .latency import (
     plot_sweep,
     require_device,
     sweep,
+    time_models,
 )
 from .models import ARCHITECTURES, architectures
 from .runtime import keep_freed_memory, use_available_cpus, versions
@@ -261,6 +263,16 @@ def _orders(options: argparse.Namespace) -> int:
     model = load_model(options.checkpoint, options.architecture).to(device, dtype)
     image = load_image(options.image)
     pixels = preprocess(image, options.resolution, patch_size(model)).to(device, dtype)
+    if not has_two_orders(model):
+        [timed] = time_models([model], [pixels], options.seconds)
+        if options.json:
+            print(
+                json.dumps({**timed.as_dict(), "machine": asdict(Machine.here(pixels))}, indent=2)
+            )
+            return OK
+        print(f"{provenance(model).architecture}: {timed}; {Machine.here(pixels)}")
+        print("only SimA's product can be taken in either order: see the models named sima_")
+        return OK
     with tqdm(total=round(options.seconds, 1), unit="s", leave=False, disable=None) as progress:
         start = time.perf_counter()
         found = None
@@ -351,7 +363,7 @@ def run_compare(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     print(Machine.here(torch.empty(0)))
     for panel, timed in zip(panels, times, strict=True):
-        print(f"{panel.title:<48}{panel.weights:<34}{time_in_words(timed)}")
+        print(f"{panel.title:<48}{panel.weights:<34}{timed}")
     return OK
 
 

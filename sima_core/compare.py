@@ -1,27 +1,23 @@
 """Several models, layers or heads on one picture: their maps side by side, and their times."""
 
-import random
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from torch.utils.benchmark import Measurement, TaskSpec
+from torch import nn
 
 from .analysis import SIDES, Analysis, analyze
-from .capture import CLASS_KINDS, KINDS, attention_layers, layer_numbers, patch_size
+from .capture import attention_layers, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, load_best, load_model, provenance
 from .heatmaps import COLORMAPS, heatmap, overlay
 from .images import preprocess
+from .latency import ModelTime, time_models
 from .models import ARCHITECTURES
 from .rollout import attention_maps
 
@@ -56,14 +52,6 @@ class Choice:
             raise ValueError("name each model, such as deit_tiny_patch16_224 or bundled@6.2")
         head = found["head"]
         return cls(found["source"], int(found["layer"] or layer), int(head) if head else None)
-
-
-@dataclass(frozen=True)
-class ModelTime:
-    """How long a model takes over a picture, and its attention layers within that; seconds."""
-
-    forward: Measurement
-    attention: Measurement
 
 
 @dataclass(frozen=True)
@@ -134,55 +122,6 @@ def look(
     return Panel(choice, kind, analysis, maps)
 
 
-def time_models(
-    models: Sequence[nn.Module], pixels: Sequence[Tensor], seconds: float = 3.0
-) -> list[ModelTime]:
-    """Time the models side by side, warmed up, in rounds of random order; at least five rounds.
-
-    Args:
-        pixels: the input of each.
-    """
-    times: list[tuple[list[float], list[float]]] = [([], []) for _ in models]
-    order = list(range(len(models)))
-    end = time.perf_counter() + seconds
-    with ExitStack() as stack, torch.inference_mode():
-        clocks = [stack.enter_context(_attention_clock(model)) for model in models]
-        while len(times[0][0]) < 5 or time.perf_counter() < end:
-            random.shuffle(order)
-            for i in order:
-                models[i](pixels[i])  # neighbours leave each other cold caches
-                before, start = clocks[i](), time.perf_counter()
-                models[i](pixels[i])
-                times[i][0].append(time.perf_counter() - start)
-                times[i][1].append(clocks[i]() - before)
-    return [ModelTime(_measured(forward), _measured(attention)) for forward, attention in times]
-
-
-def _measured(times: list[float]) -> Measurement:
-    return Measurement(1, times, TaskSpec("", "", num_threads=torch.get_num_threads()))
-
-
-@contextmanager
-def _attention_clock(model: nn.Module) -> Iterator[Callable[[], float]]:
-    """A clock that runs while the model's attention layers do, projections included; seconds."""
-    total = start = 0.0
-
-    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
-        nonlocal start
-        start = time.perf_counter()
-
-    def finish(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        nonlocal total
-        total += time.perf_counter() - start
-
-    with ExitStack() as stack:
-        for module in model.modules():
-            if isinstance(module, (*KINDS, *CLASS_KINDS)):
-                stack.callback(module.register_forward_pre_hook(begin).remove)
-                stack.callback(module.register_forward_hook(finish).remove)
-        yield lambda: total
-
-
 def compare(
     choices: Sequence[Choice],
     image: Image.Image,
@@ -208,12 +147,6 @@ def compare(
     return panels, [timed[choice.source] for choice in choices]
 
 
-def time_in_words(times: ModelTime) -> str:
-    """Such as ``forward 24.1 ms, attention 6.2 ms``: medians."""
-    forward, attention = (1e3 * m.median for m in (times.forward, times.attention))
-    return f"forward {forward:.1f} ms, attention {attention:.1f} ms"
-
-
 def plot(
     panels: Sequence[Panel], times: Sequence[ModelTime], file: Path, colormap: str = COLORMAPS[0]
 ) -> None:
@@ -233,7 +166,5 @@ def plot(
             axes = grid[row][column]
             axes.imshow(overlay(image, heatmap(values), colormap))
             axes.set(xticks=[], yticks=[], ylabel=name)
-        grid[0][column].set_title(
-            f"{panel.title}\n{panel.weights}\n{time_in_words(timed)}", fontsize=8
-        )
+        grid[0][column].set_title(f"{panel.title}\n{panel.weights}\n{timed}", fontsize=8)
     figure.savefig(file, dpi=150)

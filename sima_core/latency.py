@@ -11,6 +11,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from .attention import (
     sima_cross_attention,
     split_heads,
 )
-from .capture import layer_numbers, sima_layers, token_grids
+from .capture import CLASS_KINDS, KINDS, layer_numbers, sima_layers, token_grids
 from .cvt import SimAConvAttention
 from .runtime import available_memory, versions
 
@@ -435,6 +436,77 @@ def _with_order(
     finally:
         for layer, own in zip(layers, before, strict=True):
             layer.order = own
+
+
+# ---- Whole models, whatever their attention -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ModelTime:
+    """How long a model takes over a picture, and its attention layers within that; seconds."""
+
+    forward: Measurement
+    attention: Measurement
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain numbers for JSON, in seconds."""
+        return {
+            "forward": measurement_dict(self.forward),
+            "attention": measurement_dict(self.attention),
+        }
+
+    def __str__(self) -> str:
+        forward, attention = (1e3 * m.median for m in (self.forward, self.attention))
+        return f"forward {forward:.1f} ms, attention {attention:.1f} ms"
+
+
+def time_models(
+    models: Sequence[nn.Module], pixels: Sequence[Tensor], seconds: float = 3.0
+) -> list[ModelTime]:
+    """Time the models side by side, warmed up, in rounds of random order; at least five rounds.
+
+    Args:
+        pixels: the input of each.
+    """
+    times: list[tuple[list[float], list[float]]] = [([], []) for _ in models]
+    order = list(range(len(models)))
+    end = time.perf_counter() + seconds
+    with ExitStack() as stack, torch.inference_mode():
+        clocks = [stack.enter_context(_attention_clock(model)) for model in models]
+        while len(times[0][0]) < 5 or time.perf_counter() < end:
+            random.shuffle(order)
+            for i in order:
+                models[i](pixels[i])  # neighbours leave each other cold caches
+                before, start = clocks[i](), device_timer()
+                models[i](pixels[i])
+                times[i][0].append(device_timer() - start)
+                times[i][1].append(clocks[i]() - before)
+    return [ModelTime(_measured(forward), _measured(attention)) for forward, attention in times]
+
+
+def _measured(times: list[float]) -> Measurement:
+    return Measurement(1, times, TaskSpec("", "", num_threads=torch.get_num_threads()))
+
+
+@contextmanager
+def _attention_clock(model: nn.Module) -> Iterator[Callable[[], float]]:
+    """A clock that runs while the model's attention layers do, projections included; seconds."""
+    total = start = 0.0
+
+    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal start
+        start = device_timer()
+
+    def finish(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        nonlocal total
+        total += device_timer() - start
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, (*KINDS, *CLASS_KINDS)):
+                stack.callback(module.register_forward_pre_hook(begin).remove)
+                stack.callback(module.register_forward_hook(finish).remove)
+        yield lambda: total
 
 
 # ---- Sweeps: the paper's figures 1 and A1 -------------------------------------------------------

@@ -17,10 +17,17 @@ import timm
 import torch
 import weights
 from conftest import GOLDEN
+from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 
 import sima_core
-from sima_core.checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
+from sima_core.checkpoints import (
+    DEFAULT_CHECKPOINT,
+    CheckpointError,
+    load_best,
+    load_model,
+    provenance,
+)
 
 SPEC = json.loads((GOLDEN / "sima_nano_12_p16.keys.json").read_text())
 
@@ -258,6 +265,7 @@ def test_absurd_names():
 class FakeHub(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes]
     authorization: list[str | None]
+    repo = "owner/nano"
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -268,13 +276,13 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
     def answer(self, body: bool) -> None:
         self.authorization.append(self.headers.get("authorization"))
         path = self.path.split("?")[0]
-        if path == "/api/models/owner/nano":
+        if path == f"/api/models/{self.repo}":
             siblings = [{"rfilename": n, "size": len(c)} for n, c in self.files.items()]
-            info = {"id": "owner/nano", "modelId": "owner/nano", "sha": "0" * 40}
+            info = {"id": self.repo, "modelId": self.repo, "sha": "0" * 40}
             content = json.dumps(
                 {**info, "siblings": siblings, "tags": [], "private": False}
             ).encode()
-        elif path.startswith("/owner/nano/resolve/") and path.split("/")[-1] in self.files:
+        elif path.startswith(f"/{self.repo}/resolve/") and path.split("/")[-1] in self.files:
             content = self.files[path.split("/")[-1]]
         else:
             self.send_response(404)
@@ -334,6 +342,22 @@ def test_hub_checkpoint_with_its_label_names(hub, published):
     assert origin.labels == tuple(names)
     assert hub.authorization
     assert not any(hub.authorization)  # no token was sent
+
+
+def test_the_best_weights_of_timms_models_come_from_the_hub(hub):
+    published = load_model("deit_tiny_patch16_224").state_dict()
+    published["head.bias"] = torch.arange(1000.0)
+    hub.repo = "timm/deit_tiny_patch16_224.fb_in1k"
+    hub.files = {
+        "config.json": b'{"architecture": "deit_tiny_patch16_224", "num_classes": 1000}',
+        "model.safetensors": safetensors_bytes(published),
+    }
+    model = load_best("deit_tiny_patch16_224")
+    assert provenance(model).trained
+    assert provenance(model).source == f"hf-hub:{hub.repo}"
+    assert torch.equal(model.head.bias, torch.arange(1000.0))
+    assert not provenance(load_best("xcit_nano_12_p16_224")).trained  # not on this Hub
+    assert provenance(load_best("sima_nano_12_p16")).trained  # the bundled ones
 
 
 def test_hub_errors(hub, monkeypatch):

@@ -1,5 +1,7 @@
 """Models, layers and heads side by side."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,8 +10,9 @@ from sima_core import load_model, provenance, token_norms
 from sima_core.capture import patch_size
 from sima_core.checkpoints import load_best
 from sima_core.cli import main
-from sima_core.compare import Choice, compare, load_choice, look, time_models
+from sima_core.compare import Choice, compare, load_choice, look
 from sima_core.images import preprocess
+from sima_core.latency import time_models
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +117,29 @@ def test_bad_usage_is_one_line(photo_file, tmp_path, capsys, models, more, messa
     assert said.startswith("error: ")
     assert message in said
     assert not (tmp_path / "f.png").exists()
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "xcit_nano_12_p16_224", "cvt_13"])
+def test_models_with_one_order_are_timed_as_they_are(photo_file, capsys, name):
+    command = ["latency", str(photo_file), "--checkpoint", name, "--resolution", "64"]
+    assert main([*command, "--seconds", "0.1"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name}: forward ")
+    assert "only SimA's product" in said
+    assert main([*command, "--seconds", "0.1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["attention"]["median"] < found["forward"]["median"]
+
+
+def test_the_latency_tab_times_models_with_one_order(photo_file):
+    from app import latency, visitors
+    from app.explore import look as explore_look
+
+    key = visitors.MODELS.add(load_model("deit_tiny_patch16_224"))
+    try:
+        seen = explore_look(str(photo_file), key, 64)
+        [page] = latency.measure_orders(seen, key, 12, 64, 1)
+        assert "deit_tiny_patch16_224 takes" in page
+        assert list(latency.curve(seen, key, 12, 64)) == [""]
+    finally:
+        visitors.MODELS.drop(key)
