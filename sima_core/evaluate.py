@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .capture import patch_size
 from .checkpoints import load_model, provenance
 from .coco import CocoError, CocoSplit, annotations_file
 from .faithfulness import Curve, curves, random_ranking
+from .heatmaps import Heatmap
 from .images import ImageError, preprocess
 from .metrics import (
     METRICS,
@@ -107,14 +109,16 @@ def evaluate(
     twin = untrained_twin(model)
     ids = split.ids[:limit]
     journal = _Journal(_journal_file(split, model, layers, resolution, faithful), resume)
-    for image_id in ids:
-        if (done := journal.found.get(image_id)) is not None:
-            yield done
-            continue
-        result = _score_picture(split, image_id, model, twin, layers, resolution, faithful)
-        if result.skipped != "unreadable":  # which may be mended before the next run
-            journal.add(result)
-        yield result
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for image_id in ids:
+            result = journal.found.get(image_id)
+            if result is None:
+                result = _score_picture(
+                    split, image_id, model, twin, layers, resolution, faithful, pool
+                )
+                if result.skipped != "unreadable":  # which may be mended before the next run
+                    journal.add(result)
+            yield result
     if journal.found.keys() <= set(ids):  # a look at a few keeps what a longer run has done
         journal.delete()
 
@@ -127,6 +131,7 @@ def _score_picture(
     layers: Sequence[int],
     resolution: int,
     faithful: bool,
+    pool: ThreadPoolExecutor,
 ) -> PictureResult:
     if not split.is_annotated(image_id):
         return PictureResult(image_id, "unannotated")
@@ -144,12 +149,15 @@ def _score_picture(
         return PictureResult(image_id, "unreadable", problem=str(error))
     start = time.perf_counter()
     target = Target(mask)
-    scores = {name: target.score(a) for name, a in baseline_maps(ours, image_id).items()}
+    heats: dict[str, Heatmap] = {}
     for prefix, analysis in (("", ours), ("untrained_", random_weights)):
         for side in SIDES:
             for layer in layers:
-                a = analysis.heatmap(side, layer).resize(image.size)
-                scores[f"{prefix}{side}/{layer}"] = target.score(a)
+                heats[f"{prefix}{side}/{layer}"] = analysis.heatmap(side, layer)
+    scores = {name: target.score(a) for name, a in baseline_maps(ours, image_id).items()}
+    # In threads, as the forward passes are; resized only there, so that memory stays bounded.
+    scored = pool.map(lambda heat: target.score(heat.resize(image.size)), heats.values())
+    scores |= zip(heats, scored, strict=True)
     scoring = time.perf_counter() - start + masking
     followed = faithfulness(model, ours, image_id, main_layer(layers)) if faithful else {}
     areas = {name: {c: of.auc for c, of in found.items()} for name, found in followed.items()}

@@ -75,6 +75,9 @@ class Target:
         self.mask = np.ascontiguousarray(mask)
         self.size = int(mask.sum())
         self._skip = skip_reason(mask)
+        # Counting is by the smaller side: on the objects, or beside them.
+        self._mostly_on = 2 * self.size > mask.size
+        self._few = np.flatnonzero(~self.mask if self._mostly_on else self.mask)
         if not 0 < self.size < mask.size:
             raise ValueError("the objects' mask must cover some of the picture, and not all of it")
 
@@ -88,7 +91,7 @@ class Target:
             raise ValueError(
                 f"the map is {a.shape} and the mask {self.mask.shape}: (height, width)"
             )
-        ranks = _Ranks(np.ascontiguousarray(a), self.mask)
+        ranks = self._ranks(a)
         energy = self.energy(a)
         return Scores(
             float(self.pointing_game(a) == "hit"),
@@ -123,38 +126,46 @@ class Target:
         Source: the energy-based pointing game (Wang et al. 2020, "Score-CAM", section 4.4) with
         masks in place of boxes; relevance mass accuracy (Arras et al. 2022, "CLEVR-XAI").
         """
-        return float(a[self.mask].sum(dtype=np.float64) / a.sum(dtype=np.float64))
+        whole = float(a.sum(dtype=np.float64))
+        few = float(a.take(self._few).sum(dtype=np.float64))
+        return 1 - few / whole if self._mostly_on else few / whole
 
     def energy_lift(self, a: Map) -> float:
         """`energy` over what an even map would have, |M| / (height · width)."""
         return self.energy(a) * self.mask.size / self.size
+
+    def _ranks(self, a: Map) -> "_Ranks":
+        return _Ranks(np.ascontiguousarray(a), self.mask, self._few, self._mostly_on)
 
     def rank_accuracy(self, a: Map) -> float:
         """The share of the |M| highest pixels that lie on M; pixels that tie share places evenly.
 
         Source: relevance rank accuracy (Arras et al. 2022, "CLEVR-XAI", section 3.3).
         """
-        return _Ranks(np.ascontiguousarray(a), self.mask).rank_accuracy
+        return self._ranks(a).rank_accuracy
 
     def auc(self, a: Map) -> float:
         """Area under the ROC curve of the map's pixels as a detector of M, ties averaged.
 
         Values are binned where that errs by at most `AUC_ERROR`, and sorted otherwise.
         """
-        return _Ranks(np.ascontiguousarray(a), self.mask).auc
+        return self._ranks(a).auc
 
 
 class _Ranks:
     """The order of a map's pixels, from a histogram: a fraction of a sort's time."""
 
-    def __init__(self, a: Map, mask: Mask) -> None:
+    def __init__(self, a: Map, mask: Mask, few: NDArray[np.intp], mostly_on: bool) -> None:
         self._values, self._mask = a.ravel(), mask.ravel()
         low, high = float(a.min()), float(a.max())
+        self._all_tie = low == high
         # Rounding down keeps the order: a higher level means a larger value.
         scale = np.float32((_LEVELS - 1) / (high - low) if high > low else 0)
-        self._levels = ((self._values - np.float32(low)) * scale).astype(np.uint16)
+        shifted = self._values - np.float32(low) if low else self._values
+        self._levels = (shifted * scale).astype(np.uint16)
         self._all = np.bincount(self._levels, minlength=_LEVELS)
-        self._on = np.bincount(self._levels[self._mask], minlength=_LEVELS)
+        counted = np.bincount(self._levels.take(few), minlength=_LEVELS)
+        self._on = self._all - counted if mostly_on else counted
 
     @cached_property
     def rank_accuracy(self) -> float:
@@ -174,6 +185,8 @@ class _Ranks:
 
     @cached_property
     def auc(self) -> float:
+        if self._all_tie:
+            return 0.5
         on = self._on.astype(np.float64)
         off = self._all - on
         pairs = on.sum() * off.sum()
