@@ -104,7 +104,8 @@ def explore(app: str, page: Page, errors: list[str]) -> Iterator[Page]:
     page.on("request", note_request)
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: errors.append(str(e)))
-    page.goto(app)
+    with page.expect_response(lambda r: "queue/join" in r.url):  # what a visit begins with
+        page.goto(app)
     expect(page.locator(".sl-figure")).to_have_count(2, timeout=30_000)
     expect(page.locator("#photo img")).to_be_visible()
     yield page
