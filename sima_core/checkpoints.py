@@ -84,6 +84,8 @@ class Provenance:
     labels: tuple[str, ...]
     #: The label set in words, such as ``the 1000 classes of ImageNet-1k``.
     label_set: str
+    #: One identifier a class where the labels have them, such as WordNet ids; else empty.
+    class_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class _Labels:
 
     names: tuple[str, ...]
     sources: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
 
 
 def provenance(model: nn.Module) -> Provenance:
@@ -217,8 +220,9 @@ def _load_file(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     names, label_set = _class_names(num_classes, labels)
+    ids = labels.ids if labels is not None and len(labels.ids) == num_classes else ()
     model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
-        found, num_classes, True, shown_as, _sha256(path), names, label_set
+        found, num_classes, True, shown_as, _sha256(path), names, label_set, ids
     )
     return model.eval()
 
@@ -504,7 +508,7 @@ def _labels(value: object) -> _Labels | None:
     ids = [str(v.get("id", "")) for v in value if isinstance(v, dict)]
     sources = {"ImageNet" for i in ids if re.fullmatch(r"n\d{8}", i)}
     sources |= {i.split("/")[0] for i in ids if "/" in i}
-    return _Labels(tuple(map(str, names)), tuple(sorted(sources)))
+    return _Labels(tuple(map(str, names)), tuple(sorted(sources)), tuple(ids))
 
 
 def _read_labels(path: Path) -> _Labels | None:

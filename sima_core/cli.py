@@ -1,6 +1,7 @@
 """The command line: ``python -m sima_core COMMAND …``; each command is one function here."""
 
 import argparse
+import dataclasses
 import json
 import shlex
 import sys
@@ -14,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from . import calibration
+from .accuracy import held_out_accuracy
 from .analysis import analyze
 from .capture import attention_layers, has_two_orders, layer_numbers, patch_size
 from .checkpoints import DEFAULT_CHECKPOINT, CheckpointError, load_model, provenance
@@ -48,6 +50,9 @@ from .latency import (
 from .models import ARCHITECTURES, architectures
 from .runtime import keep_freed_memory, use_available_cpus, versions
 from .targets import measure_targets
+from .training import Phase, Settings, TrainingError, train
+from .training_data import TrainingDataError, read_training_data, relabelled
+from .twins import TWINS, compare_twins, twins_table
 
 #: Exit statuses.
 OK, SOME_FAILED, BAD_USAGE = 0, 1, 2
@@ -159,6 +164,49 @@ def _parser() -> argparse.ArgumentParser:
     scoring.add_argument("--plot", type=Path, metavar="FILE.png")
     scoring.set_defaults(run=run_evaluate)
 
+    training = commands.add_parser("train", help="train an architecture on labelled pictures")
+    add_data_argument(training)
+    training.add_argument("--model", required=True, metavar="NAME", help="see models")
+    training.add_argument("--out", type=Path, required=True, metavar="DIR", help="made if absent")
+    length = training.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, default=Settings.epochs, metavar="N")
+    length.add_argument(
+        "--minutes", type=float, metavar="M", help="as many epochs as take about so long here"
+    )
+    training.add_argument("--resume", action="store_true", help="go on with the run in DIR")
+    training.add_argument("--seed", type=int, default=Settings.seed, metavar="S")
+    training.add_argument(
+        "--init", type=Path, metavar="FILE", help="weights to start from, of the same architecture"
+    )
+    training.add_argument("--batch-size", type=int, default=Settings.batch_size, metavar="B")
+    training.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
+    training.add_argument("--optimizer", default=Settings.optimizer, help="a name of timm's")
+    training.add_argument(
+        "--resolutions", metavar="PX,…", help="train at these sizes alone, such as 96 or 96,128"
+    )
+    training.add_argument("--device", default="cpu", help="cpu or cuda")
+    training.add_argument("--no-compile", action="store_true", help="without torch.compile")
+    training.set_defaults(run=run_train)
+
+    measuring = commands.add_parser("accuracy", help="how often held-out pictures are named rightly")
+    add_data_argument(measuring)
+    add_model_options(measuring)
+    measuring.add_argument("--resolutions", default="160,224,320", metavar="PX,…")
+    measuring.set_defaults(run=run_accuracy)
+
+    comparison = commands.add_parser(
+        "twins", help="train SimA and its rivals under one recipe, and compare them"
+    )
+    add_data_argument(comparison)
+    add_coco_option(comparison)
+    comparison.add_argument("--out", type=Path, required=True, metavar="DIR")
+    comparison.add_argument("--models", default=",".join(TWINS), metavar="A,B,…")
+    comparison.add_argument("--epochs", type=float, default=5.0, metavar="N", help="for each")
+    comparison.add_argument("--seeds", default="0,1", metavar="S,…")
+    comparison.add_argument("--resolution", type=int, default=96, metavar="PX", help="of training")
+    comparison.add_argument("--json", type=Path, metavar="FILE")
+    comparison.set_defaults(run=run_twins)
+
     models = commands.add_parser("models", help="list the architectures")
     models.set_defaults(run=run_models)
     return parser
@@ -182,6 +230,18 @@ def add_coco_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="ROOT",
         help=f"a COCO folder; default: that of {ROOT_VARIABLE}, else the cache's",
+    )
+
+
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """The pictures to learn from."""
+    parser.add_argument(
+        "data",
+        nargs="+",
+        type=Path,
+        metavar="DATA",
+        help="folders or tar files of <class>/<picture>; what is held out lies in a folder val, or "
+        "in a source whose name ends in -val",
     )
 
 
@@ -470,6 +530,106 @@ def _layers(text: str, depth: int) -> list[int]:
     except ValueError:
         raise ValueError(f"--layers takes 12, 1,6,12 or all; got {text!r}") from None
     return list(dict.fromkeys(layer_numbers(numbers, depth)))
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """The `train` command: weights, card, log and plot."""
+    if options.model not in ARCHITECTURES:
+        raise UsageError(f"there is no architecture {options.model!r}: see models")
+    if options.epochs <= 0 or (options.minutes or 1) <= 0:
+        raise UsageError("--epochs and --minutes must be more than 0")
+    if options.batch_size < 2 or options.batch_size % 2:
+        raise UsageError("--batch-size must be even, since pictures are mixed in pairs")
+    if options.learning_rate <= 0:
+        raise UsageError("--learning-rate must be more than 0")
+    settings = Settings(
+        options.model,
+        options.seed,
+        options.epochs,
+        options.batch_size,
+        options.optimizer,
+        options.learning_rate,
+    )
+    if options.resolutions:
+        only = Phase(1.0, _resolutions(options.resolutions))
+        settings = dataclasses.replace(settings, phases=(only,))
+    try:
+        data = read_training_data(options.data)
+        print(data.summary(), flush=True)
+        trained = train(
+            data,
+            settings,
+            options.out,
+            options.init,
+            options.minutes,
+            options.resume,
+            options.device,
+            not options.no_compile,
+        )
+    except (TrainingDataError, TrainingError) as error:
+        raise UsageError(str(error)) from None
+    assert trained is not None  # only a limited piece of a run gives None
+    print(f"{trained.settings.epochs:g} epochs in {trained.seconds / 60:.0f} min")
+    for side, accuracy in trained.accuracy.items():
+        print(f"held out, at {side} px: {accuracy}")
+    print(f"written: {trained.weights.name}, {trained.card.name}, log.jsonl, log.png")
+    return OK
+
+
+def run_accuracy(options: argparse.Namespace) -> int:
+    """The `accuracy` command: a line a resolution."""
+    resolutions = _resolutions(options.resolutions)
+    model = load_model(options.checkpoint, options.architecture)
+    try:
+        data = read_training_data(options.data)
+        held_out = relabelled(data.held_out, data.class_ids, provenance(model).class_ids)
+    except TrainingDataError as error:
+        raise UsageError(str(error)) from None
+    print(data.summary())
+    for side in resolutions:
+        print(f"at {side} px: {held_out_accuracy(model, held_out, side)}", flush=True)
+    return OK
+
+
+def _resolutions(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--resolutions takes sizes in pixels, such as 96,128: {text!r}") from None
+    if any(side < 32 or side % 32 for side in found):
+        raise UsageError("--resolutions must be multiples of 32 px")
+    return found
+
+
+def run_twins(options: argparse.Namespace) -> int:
+    """The `twins` command: trains what is not trained yet, then prints the table."""
+    models = options.models.split(",")
+    if unknown := [name for name in models if name not in ARCHITECTURES]:
+        raise UsageError(f"there is no architecture {unknown[0]!r}: see models")
+    try:
+        seeds = [int(seed) for seed in options.seeds.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds takes whole numbers, such as 0,1: {options.seeds!r}") from None
+    if options.json:
+        require_writable(options.json)
+    root = find_root(options.coco)
+    if root is None:
+        raise UsageError(NO_COCO)
+    try:
+        data = read_training_data(options.data)
+        print(data.summary(), flush=True)
+        twins = compare_twins(
+            data, options.out, CocoSplit(root, "val2017"), models, seeds, options.epochs, options.resolution
+        )
+    except (TrainingDataError, TrainingError) as error:
+        raise UsageError(str(error)) from None
+    print(Machine.here(torch.empty(0)))
+    print(twins_table(twins))
+    if options.json:
+        options.json.write_text(
+            json.dumps([twin.as_dict() for twin in twins], indent=1) + "\n", "utf-8"
+        )
+    return OK
 
 
 def run_models(options: argparse.Namespace) -> int:

@@ -1,0 +1,663 @@
+"""The training recipe: labelled pictures in, a checkpoint with its card out.
+
+timm's augmentation, mixup and cutmix, optimisers, schedule and weight averaging; bfloat16, compiled
+blocks, and a resolution that grows as training goes on. Everything random in a step follows from
+the seed and the step's number, so a run that was killed goes on exactly as it would have.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .accuracy import Accuracy, held_out_accuracy
+from .checkpoints import load_model, provenance
+from .models import create_model, num_parameters
+from .runtime import VERSION, versions
+from .training_data import PictureSet, TrainingData
+
+#: Gradients are scaled down to at most this ℓ2-norm.
+MAX_GRADIENT_NORM = 1.0
+#: Seconds between two savings of the state, and steps between two lines of the log.
+SAVE_SECONDS, LOG_STEPS = 60.0, 20
+#: Steps that are timed at each resolution to turn minutes into epochs, after two to warm up.
+TIMED_STEPS = 3
+#: The resolutions at which the card tells the accuracy, in pixels.
+CARD_RESOLUTIONS = (160, 224, 320)
+
+_STATE, _LOG = "state.pt", "log.jsonl"
+_DISK_FULL = (
+    "The run cannot be saved ({}): make room on the disk and go on with --resume. "
+    "What was saved before is kept."
+)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot begin or go on; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training with pictures of certain sizes."""
+
+    #: The share of all steps after which the phase ends; the last one's is 1.
+    until: float
+    #: Input sides in pixels; each step takes one of them.
+    resolutions: tuple[int, ...]
+    #: The smallest share of a picture's area that a random crop may have.
+    smallest_crop: float = 0.2
+
+
+#: Small pictures first, when each step teaches most for its time; last a wide range of sizes and
+#: whole pictures, so that accuracy does not hang on one test resolution.
+PHASES = (
+    Phase(0.65, (96, 112)),
+    Phase(0.88, (112, 128, 160)),
+    Phase(1.0, (160, 192, 224, 288), smallest_crop=0.35),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome, beside the pictures."""
+
+    model: str
+    seed: int = 0
+    #: Passes over the training pictures; need not be whole.
+    epochs: float = 10.0
+    batch_size: int = 128
+    #: A name that timm's `create_optimizer_v2` knows.
+    optimizer: str = "muon"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    label_smoothing: float = 0.1
+    mixup_alpha: float = 0.2
+    cutmix_alpha: float = 1.0
+    #: The share of steps that mix pictures in pairs, half of them by cutmix.
+    mix_probability: float = 0.5
+    color_jitter: float = 0.3
+    #: The share of pictures that are first made coarser, so that no source is told by its sharpness.
+    blur_probability: float = 0.5
+    drop_path: float = 0.0
+    ema_decay: float = 0.996
+    phases: tuple[Phase, ...] = PHASES
+    #: SHA-256 of the weights to start from, if any.
+    initial_weights: str | None = None
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at `progress`, from 0 to 1."""
+        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
+
+    def resolution(self, step: int, num_steps: int) -> int:
+        """The input side of one step, in pixels."""
+        chosen = _random(self.seed, step, "resolution").choice
+        return chosen(self.phase(step / num_steps).resolutions)
+
+    def resolutions(self) -> tuple[int, ...]:
+        """All that occur, ascending."""
+        return tuple(sorted({r for phase in self.phases for r in phase.resolutions}))
+
+    def in_words(self) -> dict[str, str]:
+        """The recipe for the card and the metadata."""
+        sizes = "; ".join(
+            f"until {phase.until:.0%}: {', '.join(map(str, phase.resolutions))} px, "
+            f"crops from {phase.smallest_crop:.0%}"
+            for phase in self.phases
+        )
+        return {
+            "passes": f"{self.epochs:g}",
+            "batch": str(self.batch_size),
+            "optimiser": f"{self.optimizer}, learning rate {self.learning_rate:g} with warm-up and "
+            f"cosine decay, weight decay {self.weight_decay:g}",
+            "resolutions": sizes,
+            "augmentation": f"random crops, flips, colour jitter {self.color_jitter:g}, "
+            f"{self.blur_probability:.0%} made coarser, mixup {self.mixup_alpha:g} and cutmix "
+            f"{self.cutmix_alpha:g} in {self.mix_probability:.0%} of the steps, label smoothing "
+            f"{self.label_smoothing:g}, drop path {self.drop_path:g}",
+            "weights": f"moving average with decay {self.ema_decay:g}",
+            "started from": "random weights"
+            if self.initial_weights is None
+            else f"weights with SHA-256 {self.initial_weights}",
+            "seed": str(self.seed),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has made."""
+
+    weights: Path
+    card: Path
+    settings: Settings
+    #: Held-out accuracy by resolution.
+    accuracy: Mapping[int, Accuracy]
+    #: Seconds spent in training steps, over all pieces of the run.
+    seconds: float
+
+
+class RandomSharpness:
+    """Make a picture coarser at random, as if it had been taken with fewer pixels.
+
+    Sources differ in sharpness, and a model can learn to tell them by it; so each is at times as
+    coarse as the coarsest.
+    """
+
+    def __init__(self, probability: float, smallest_side: int = 40) -> None:
+        self.probability = probability
+        self.smallest_side = smallest_side
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """A picture of fewer pixels, or the same."""
+        shorter = min(image.size)
+        if random.random() >= self.probability or shorter <= self.smallest_side:
+            return image
+        scale = random.uniform(self.smallest_side, shorter) / shorter
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """One item a step: uint8 (B, 3, side, side) and int64 (B,). The same whenever it is asked for."""
+
+    def __init__(self, pictures: PictureSet, settings: Settings, num_steps: int) -> None:
+        self.pictures = pictures
+        self.settings = settings
+        self.num_steps = num_steps
+        self.steps_per_epoch = len(pictures) // settings.batch_size
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        settings = self.settings
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([settings.seed, epoch]).permutation(len(self.pictures))
+        chosen = order[place * settings.batch_size :][: settings.batch_size]
+        seed_all(settings.seed, step, "augmentation")
+        phase = settings.phase(step / self.num_steps)
+        transform = create_transform(
+            settings.resolution(step, self.num_steps),
+            is_training=True,
+            use_prefetcher=True,  # leaves the scaling to the main process
+            scale=(phase.smallest_crop, 1.0),
+            color_jitter=settings.color_jitter or None,
+            auto_augment=None,
+            interpolation="random",
+        )
+        coarser = RandomSharpness(settings.blur_probability)
+        images = [transform(coarser(self.pictures.image(i))) for i in chosen]
+        return torch.stack(images), torch.from_numpy(self.pictures.labels[chosen])
+
+
+def _random(seed: int, step: int, purpose: str) -> random.Random:
+    return random.Random(f"{seed} {step} {purpose}")
+
+
+def seed_all(seed: int, step: int, purpose: str) -> None:
+    """Seed every generator that timm and torch draw from, for one step and purpose."""
+    number = _random(seed, step, purpose).getrandbits(32)
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def train(
+    data: TrainingData,
+    settings: Settings,
+    out: Path,
+    initial: Path | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    compiled: bool = True,
+    stop_after: int | None = None,
+) -> Trained | None:
+    """Train one of `ARCHITECTURES` and write weights, labels, card, log and plot to `out`.
+
+    Args:
+        initial: weights to start from, of the same architecture; the head's rows are taken by
+            class, where their ``labels.json`` says which they are.
+        minutes: choose the epochs so that training takes about so long on this machine.
+        resume: go on with the run in `out`, if there is one.
+        compiled: use `torch.compile` where there is a compiler.
+        stop_after: stop after so many steps of this piece, saved, and return None.
+
+    Raises:
+        TrainingError: `out` holds another run or cannot be written, too few pictures, weights that
+            do not fit, no such device, or a loss that is not finite.
+    """
+    if len(data.training) < settings.batch_size:
+        raise TrainingError(
+            f"There are {len(data.training)} pictures to train on, fewer than one batch of "
+            f"{settings.batch_size}: add pictures or make the batch smaller."
+        )
+    if device != "cpu" and not torch.cuda.is_available():
+        raise TrainingError("There is no GPU here that torch can use: train on the processor.")
+    if initial is not None:
+        settings = dataclasses.replace(settings, initial_weights=_sha256_of(initial))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        run = _Run(data, settings, out, device, compiled, initial, resume, minutes)
+        if not run.go(stop_after):
+            return None
+        return run.finish()
+    except OSError as error:
+        raise TrainingError(_DISK_FULL.format(error.strerror or type(error).__name__)) from None
+
+
+class _Run:
+    """One run: its model, optimiser, average and place, and how they are kept on disk."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        settings: Settings,
+        out: Path,
+        device: str,
+        compiled: bool,
+        initial: Path | None,
+        resume: bool,
+        minutes: float | None,
+    ) -> None:
+        self.data, self.out, self.device = data, out, device
+        saved = self._saved(settings, minutes, resume)
+        self.step, self.seconds = 0, 0.0
+        if saved:  # its epochs may have been chosen by minutes
+            settings = dataclasses.replace(settings, epochs=saved["settings"]["epochs"])
+            minutes = None
+
+        seed_all(settings.seed, 0, "weights")
+        self.model = create_model(
+            settings.model,
+            num_classes=len(data.class_ids),
+            drop_path_rate=settings.drop_path,
+            device=device,
+        )
+        if initial is not None and not saved:
+            _start_from(self.model, initial, data)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEmaV3(self.model, decay=settings.ema_decay, use_warmup=True)
+        self.optimizer = create_optimizer_v2(
+            self.model,
+            opt=settings.optimizer,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.mixup = Mixup(
+            settings.mixup_alpha,
+            settings.cutmix_alpha,
+            prob=settings.mix_probability,
+            label_smoothing=settings.label_smoothing,
+            num_classes=len(data.class_ids),
+        )
+        self.loss = SoftTargetCrossEntropy()
+        shape = (1, 3, 1, 1)
+        self.mean = 255 * torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(shape)
+        self.std = 255 * torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(shape)
+        if compiled and (device != "cpu" or shutil.which("g++") or shutil.which("clang++")):
+            compile_blocks(self.model)
+        if minutes is not None:
+            settings = dataclasses.replace(settings, epochs=self._epochs_in(minutes, settings))
+            tqdm.write(f"{minutes:g} minutes are about {settings.epochs:g} epochs here")
+        self.settings = settings
+        steps_per_epoch = len(data.training) // settings.batch_size
+        self.num_steps = max(1, round(settings.epochs * steps_per_epoch))
+        self.batches = _Batches(data.training, settings, self.num_steps)
+        self.schedule = CosineLRScheduler(
+            self.optimizer,
+            t_initial=max(2, self.num_steps),
+            lr_min=settings.learning_rate * 1e-2,
+            warmup_t=max(1, round(settings.warmup * self.num_steps)),
+            warmup_lr_init=settings.learning_rate * 1e-2,
+            t_in_epochs=False,
+        )
+        if saved:
+            self.model.load_state_dict(saved["model"])
+            self.ema.module.load_state_dict(saved["ema"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.seconds = saved["step"], saved["seconds"]
+            self._forget_log_after(self.step)
+
+    def _saved(
+        self, settings: Settings, minutes: float | None, resume: bool
+    ) -> dict[str, Any] | None:
+        """The state of the run in `out`; None where there is none.
+
+        Raises:
+            TrainingError: there is one but it is not to be resumed, or not this run's.
+        """
+        if not (self.out / _STATE).exists():
+            (self.out / _LOG).unlink(missing_ok=True)  # of a run that never saved
+            return None
+        if not resume:
+            raise TrainingError(
+                f"{self.out.name} already holds a run: go on with --resume, or name another folder."
+            )
+        saved: dict[str, Any] = torch.load(self.out / _STATE, self.device, weights_only=True)
+        wanted = {**_plain(settings), "data": self._fingerprint()}
+        other = [key for key, value in saved["settings"].items() if wanted.get(key) != value]
+        if minutes is not None and "epochs" in other:
+            other.remove("epochs")
+        if other:
+            raise TrainingError(
+                f"The run in {self.out.name} has another {' and '.join(sorted(other))}: "
+                "resume it with the options it was started with, or name another folder."
+            )
+        return saved
+
+    def _fingerprint(self) -> str:
+        training, held_out = self.data.training, self.data.held_out
+        return f"{len(training)} {len(held_out)} {int(training.labels @ np.arange(len(training)))}"
+
+    def _save(self) -> None:
+        """Write the state at once or not at all."""
+        state = {
+            "settings": {**_plain(self.settings), "data": self._fingerprint()},
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        temporary = self.out / f"{_STATE}.{os.getpid()}"
+        try:
+            torch.save(state, temporary)
+            temporary.replace(self.out / _STATE)
+        except (OSError, RuntimeError) as error:  # torch words a full disk as RuntimeError
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or "no space is left"
+            raise TrainingError(_DISK_FULL.format(reason)) from None
+
+    def _forget_log_after(self, step: int) -> None:
+        """Drop lines that a killed run wrote after its last saved state."""
+        if (self.out / _LOG).exists():
+            lines = (self.out / _LOG).read_text("utf-8").splitlines()
+            kept = [line for line in map(_json_line, lines) if line and line["step"] <= step]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            (self.out / _LOG).write_text(text, "utf-8")
+
+    def go(self, stop_after: int | None) -> bool:
+        """Train until the end, or for `stop_after` steps; whether the end was reached."""
+        end = self.num_steps if stop_after is None else min(self.num_steps, self.step + stop_after)
+        first, piece_start = self.step, self.seconds
+        loader = DataLoader(
+            self.batches, None, sampler=range(self.step, end), num_workers=1, prefetch_factor=4
+        )
+        saved_at = clock = time.perf_counter()
+        losses, hits = [], []
+        pixels_left = self._pixels(first)
+        pixels_done = 0
+        with tqdm(
+            total=self.num_steps, initial=first, unit="step", desc=self.settings.model, leave=False
+        ) as progress:
+            try:
+                for pictures, labels in loader:
+                    resolution = pictures.shape[-1]
+                    loss, accuracy = self._one_step(pictures, labels)
+                    losses.append(loss)
+                    hits.append(accuracy)
+                    now = time.perf_counter()
+                    self.seconds += now - clock
+                    clock = now
+                    pixels_done += resolution**2
+                    last = self.step == self.num_steps
+                    if self.step % LOG_STEPS == 0 or last:
+                        spent = self.seconds - piece_start
+                        left = spent / pixels_done * (pixels_left - pixels_done)
+                        images = (self.step - first) * self.settings.batch_size
+                        line = {
+                            "step": self.step,
+                            "epoch": round(self.step / self.batches.steps_per_epoch, 3),
+                            "loss": round(float(np.mean(losses)), 4),
+                            "accuracy": round(float(np.mean(hits)), 4),
+                            "learning_rate": self.optimizer.param_groups[0]["lr"],
+                            "resolution": resolution,
+                            "images_per_second": round(images / spent, 1),
+                            "seconds": round(self.seconds, 1),
+                        }
+                        self._log(line)
+                        losses, hits = [], []
+                        progress.set_postfix_str(
+                            f"loss {line['loss']:.3f}, accuracy {line['accuracy']:.1%}, "
+                            f"{line['images_per_second']:.0f} images/s, "
+                            f"{_duration(left)} left"
+                        )
+                    progress.update()
+                    if self.step % self.batches.steps_per_epoch == 0 and not last:
+                        self._log(
+                            {"step": self.step, "held_out_accuracy": self._quick_accuracy()}
+                        )
+                        clock = time.perf_counter()  # not time of training
+                    if now - saved_at > SAVE_SECONDS:
+                        self._save()
+                        saved_at = clock = time.perf_counter()
+            except KeyboardInterrupt:
+                self._save()
+                raise
+        self._save()
+        return self.step == self.num_steps
+
+    def _one_step(self, pictures: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Learn from one batch; its loss, and the share it named as its larger part's class."""
+        seed_all(self.settings.seed, self.step, "step")
+        self.model.train()
+        self.schedule.step_update(self.step)
+        x, target = self._inputs(pictures, labels)
+        loss, logits = self._loss(x, target)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss is not a finite number at step {self.step}: training stopped, and the "
+                "last good state is kept. Try a lower learning rate."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.ema.update(self.model, self.step)
+        return value, (logits.argmax(-1) == target.argmax(-1)).float().mean().item()
+
+    def _inputs(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        x = pictures.to(self.device, memory_format=torch.channels_last)
+        x = (x.float() - self.mean) / self.std
+        return cast(tuple[Tensor, Tensor], self.mixup(x, labels.to(self.device)))
+
+    def _loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits = self.model(x)
+        return self.loss(logits.float(), target), logits
+
+    def _epochs_in(self, minutes: float, settings: Settings) -> float:
+        """How many epochs fit, measured at each resolution; the weights are left as they are."""
+        before = {name: t.clone() for name, t in self.model.state_dict().items()}
+        seconds: dict[int, float] = {}
+        labels = torch.zeros(settings.batch_size, dtype=torch.int64)
+        for resolution in tqdm(settings.resolutions(), desc="measuring", leave=False):
+            pictures = torch.zeros(settings.batch_size, 3, resolution, resolution).byte()
+            times = []
+            for _ in range(2 + TIMED_STEPS):
+                start = time.perf_counter()
+                self._loss(*self._inputs(pictures, labels))[0].backward()  # type: ignore[no-untyped-call]
+                if self.device != "cpu":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+            seconds[resolution] = float(np.median(times[2:]))
+        self.optimizer.zero_grad()
+        self.model.load_state_dict(before)
+        step_seconds, begin = 0.0, 0.0
+        for phase in settings.phases:
+            mean = float(np.mean([seconds[r] for r in phase.resolutions]))
+            step_seconds += (phase.until - begin) * mean
+            begin = phase.until
+        steps = minutes * 60 / step_seconds
+        return round(steps * settings.batch_size / len(self.data.training), 2)
+
+    def _pixels(self, first: int) -> int:
+        """Pixels of one picture of every step from `first` on: what the time left goes by."""
+        steps = range(first, self.num_steps)
+        return sum(self.settings.resolution(step, self.num_steps) ** 2 for step in steps)
+
+    def _quick_accuracy(self) -> float:
+        """Top-1 of the averaged weights on a quarter of the held-out pictures."""
+        few = self.data.held_out.without(np.arange(len(self.data.held_out)) % 4 != 0)
+        side = max(self.settings.phase(self.step / self.num_steps).resolutions)
+        return round(held_out_accuracy(self.ema.module, few, side).top1, 4)
+
+    def _log(self, line: dict[str, Any]) -> None:
+        with (self.out / _LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def finish(self) -> Trained:
+        """Measure the averaged weights and write weights, labels, card and plot."""
+        model, settings = self.ema.module.eval(), self.settings
+        accuracy = {
+            side: held_out_accuracy(model, self.data.held_out, side)
+            for side in tqdm(CARD_RESOLUTIONS, desc="held-out pictures", leave=False)
+        }
+        weights = self.out / f"{settings.model}.safetensors"
+        halves = {
+            name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
+            for name, t in model.state_dict().items()
+            if not name.endswith("num_batches_tracked")
+        }
+        metadata = {
+            "architecture": settings.model,
+            "num_classes": str(len(self.data.class_ids)),
+            "data": self.data.summary(),
+            "recipe": json.dumps(settings.in_words(), ensure_ascii=False),
+            "accuracy": json.dumps({str(side): a.as_dict() for side, a in accuracy.items()}),
+            "code_version": VERSION,
+            "mean": json.dumps(IMAGENET_DEFAULT_MEAN),
+            "std": json.dumps(IMAGENET_DEFAULT_STD),
+        }
+        temporary = weights.with_suffix(".partial")
+        save_file(halves, temporary, metadata)
+        temporary.replace(weights)
+        labels = json.dumps(self.data.labels_json(), indent=1, ensure_ascii=False) + "\n"
+        (self.out / "labels.json").write_text(labels, "utf-8")
+        card = self.out / "CARD.md"
+        card.write_text(self._card(model, weights, accuracy), "utf-8")
+        lines = (self.out / _LOG).read_text("utf-8").splitlines()
+        plot([line for line in map(_json_line, lines) if line], self.out / "log.png")
+        return Trained(weights, card, settings, accuracy, self.seconds)
+
+    def _card(self, model: nn.Module, weights: Path, accuracy: Mapping[int, Accuracy]) -> str:
+        device = "GPU" if self.device != "cpu" else f"{torch.get_num_threads()} processor threads"
+        used = ", ".join(f"{name} {number}" for name, number in versions().items())
+        rows = {
+            "architecture": f"`{self.settings.model}`, {num_parameters(model) / 1e6:.2f} M "
+            f"parameters in float16 ({weights.stat().st_size / 1e6:.1f} MB)",
+            "classes": f"{len(self.data.class_ids)}, in `labels.json` in the order of the head",
+            "data": self.data.summary(),
+            "training time": f"{_duration(self.seconds)} on {device}",
+            **self.settings.in_words(),
+            **{f"held-out at {side} px": str(a) for side, a in accuracy.items()},
+            "made with": used,
+        }
+        table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        return f"# {self.settings.model}\n\n| | |\n| --- | --- |\n{table}\n"
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile a model block by block, in place: one compilation serves all blocks that are alike."""
+    torch._dynamo.config.recompile_limit = 64  # one for each resolution and mode
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList | nn.Sequential) and name.endswith("blocks"):
+            for block in module:
+                block.compile(dynamic=False)
+        elif name.endswith("patch_embed"):
+            module.compile(dynamic=False)
+
+
+def plot(log: list[dict[str, Any]], file: Path) -> None:
+    """Draw loss and accuracy over the epochs as PNG.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    steps = [line for line in log if "loss" in line]
+    checks = [line for line in log if "held_out_accuracy" in line]
+    per_epoch = {line["step"]: line["epoch"] for line in steps}
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        epochs = [line["epoch"] for line in steps]
+        left.plot(epochs, [line["loss"] for line in steps], color="tab:purple")
+        left.set(title="loss", xlabel="epoch")
+        right.plot(epochs, [line["accuracy"] for line in steps], label="training, mixed pictures")
+        if checks and steps:
+            ratio = steps[-1]["epoch"] / steps[-1]["step"]
+            places = [per_epoch.get(line["step"], line["step"] * ratio) for line in checks]
+            found = [line["held_out_accuracy"] for line in checks]
+            right.plot(places, found, "o-", label="held out, averaged weights")
+        right.set(title="accuracy", xlabel="epoch")
+        right.legend(fontsize=7)
+        figure.savefig(file, dpi=120)
+
+
+def _start_from(model: nn.Module, file: Path, data: TrainingData) -> None:
+    """Copy weights into `model`; of the head the rows of classes that both have, by their ids."""
+    source = load_model(file)
+    found, ours = source.state_dict(), model.state_dict()
+    rows = {class_id: i for i, class_id in enumerate(provenance(source).class_ids)}
+    for name in ("head.weight", "head.bias"):
+        head = ours[name].clone()
+        for i, class_id in enumerate(data.class_ids):
+            if class_id in rows:
+                head[i] = found[name][rows[class_id]]
+        found[name] = head
+    try:
+        model.load_state_dict(found)
+    except RuntimeError:
+        raise TrainingError(
+            f"{file.name} holds {provenance(source).architecture}, which does not fit the model "
+            "to train."
+        ) from None
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """For comparison with what was saved: containers as torch and JSON give them back."""
+    return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings))))
+
+
+def _json_line(text: str) -> dict[str, Any] | None:
+    """A line of the log; None if a kill cut it off."""
+    try:
+        return cast(dict[str, Any], json.loads(text))
+    except ValueError:
+        return None
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _sha256_of(file: Path) -> str:
+    return cast(str, provenance(load_model(file)).sha256)
