@@ -1,6 +1,7 @@
 """The COCO tab: browse pictures, see their objects, and score the heatmaps against them."""
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -77,6 +78,7 @@ _FETCHING = (
     "A few pictures of COCO are being fetched for you: this takes about a minute, and they appear "
     "here by themselves. Everything else works meanwhile."
 )
+_READING = "The list of pictures is being read; a long one takes up to half a minute."
 _GALLERY_SCRIPT = """
 element.addEventListener('click', (event) => {
   const tile = event.target.closest('button[data-picture]');
@@ -133,7 +135,7 @@ class Shown:
 
 
 def split_named(name: str | None) -> CocoSplit:
-    """The split of the root that is there now.
+    """The split of that name in the root that is there now, else the first that can be read.
 
     Raises:
         CocoError: there is none; says what to run.
@@ -142,7 +144,12 @@ def split_named(name: str | None) -> CocoSplit:
     if root is None:
         raise CocoError(_FETCHING if EXAMPLES.fetching else NO_COCO)
     splits = available_splits(root)
-    return open_split(root, name if name in splits else splits[0])
+    if name in splits:
+        return open_split(root, name)
+    for other in splits[:-1]:
+        with contextlib.suppress(CocoError):  # a broken list leaves the other splits
+            return open_split(root, other)
+    return open_split(root, splits[-1])
 
 
 def matching(split: CocoSplit, categories: Sequence[str], number: str, size: str) -> list[int]:
@@ -160,8 +167,9 @@ def browse(
         ids = matching(split, categories, number, size)
     except CocoError as error:
         sentence = escape(error).replace("`python", "<code>python").replace("`", "</code>")
-        card = f'<section class="sl-card sl-empty"><h3>COCO</h3><p>{sentence}</p></section>'
-        return card, 1, "", gr.update(visible=False)
+        if split_name:  # the other splits are still there to choose
+            return f'<div class="sl-tiles"><p>{sentence}</p></div>', 1, "", gr.update(visible=True)
+        return empty_card(sentence), 1, "", gr.update(visible=False)
     pages = max(1, -(-len(ids) // PAGE))
     page = min(max(int(page), 1), pages)
     tiles = "".join(tile(split, image_id) for image_id in ids[(page - 1) * PAGE : page * PAGE])
@@ -169,6 +177,11 @@ def browse(
         tiles = "<p>No picture passes these filters: loosen one of them.</p>"
     words = f"{len(ids):,} picture{'s' * (len(ids) != 1)} · page {page:,} of {pages:,}"
     return f'<div class="sl-tiles">{tiles}</div>', page, words, gr.update(visible=True)
+
+
+def empty_card(sentence: str) -> str:
+    """What stands in the tab in place of pictures; HTML."""
+    return f'<section class="sl-card sl-empty"><h3>COCO</h3><p>{sentence}</p></section>'
 
 
 def tile(split: CocoSplit, image_id: int) -> str:
@@ -443,7 +456,7 @@ def split_choices(current: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
         root = find_root()
         split = split_named(current)
     except CocoError:
-        return gr.update(visible=False), gr.update()
+        return gr.update() if current else gr.update(visible=False), gr.update()
     assert root is not None
     splits = available_splits(root)
     return (
@@ -475,7 +488,9 @@ def build(tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
                 go = gr.Button("Show", size="sm", min_width=90)
                 lucky = gr.Button("Surprise me", size="sm", min_width=120)
         with gr.Column(elem_id="coco-result"):
-            gallery = gr.HTML(js_on_load=_GALLERY_SCRIPT, elem_id="coco-gallery")
+            gallery = gr.HTML(
+                empty_card(_READING), js_on_load=_GALLERY_SCRIPT, elem_id="coco-gallery"
+            )
             with gr.Row(elem_id="coco-pager") as pager:
                 back = gr.Button("‹ Back", size="sm", min_width=80)
                 words = gr.HTML(elem_id="coco-words")
@@ -515,8 +530,12 @@ def build(tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
         turn(0), [*asked, page], listing, **quiet
     )
     gr.on(
-        [split.input, categories.input, number.input, size.input],
+        [categories.input, number.input, size.input],
         turn(None), [*asked, page], listing, trigger_mode="always_last", **quiet,
+    )  # fmt: skip
+    split.input(
+        turn(None), [*asked, page], listing, trigger_mode="always_last",
+        **{**quiet, "show_progress": "minimal", "show_progress_on": words},  # it may be long
     )  # fmt: skip
     back.click(turn(-1), [*asked, page], listing, **quiet)
     forth.click(turn(1), [*asked, page], listing, **quiet)

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from sima_core.checkpoints import ASSETS
-from sima_core.evaluate import METRIC_NAMES
+from sima_core.evaluate import METRIC_NAMES, skipped_in_words
 
 from .charts import Series, linear_chart
 from .viewer import escape
@@ -45,15 +45,13 @@ def evidence_html(split: str) -> str:
         "</section>"
         for metric, name in METRIC_NAMES.items()
     )
-    left_out = sum(found["skipped"].values())
     return (
         '<section class="sl-card sl-verdicts"><h3>Do the maps find the objects?</h3>'
         f"{verdict(found)}"
         f'<div class="sl-wide">{table_html(found)}</div>'
         f'<p class="sl-fine">Layer {found["layer"]} of {escape(found["checkpoint"])} at '
         f"{found['resolution']} px; means over {found['images']} pictures of COCO {split}, with "
-        f"95 % bootstrap intervals; {left_out} more left out (objects cover under 1 % or over "
-        "80 %, or nothing is annotated). Made by "
+        f"95 % bootstrap intervals; left out: {skipped_in_words(found['skipped'])}. Made by "
         f"<code>{escape(found['command'])}</code> on a small subset of the split; the same "
         "command with your own copy of COCO gives the whole.</p></section>"
         f'<div class="sl-grid-of-charts">{charts}</div>'
@@ -67,11 +65,14 @@ def verdict(found: Mapping[str, Any]) -> str:
     side = "query" if auc["query"] >= auc["key"] else "key"
     twin = f"untrained_{side}"
     trained, untrained = maps[side]["auc_ci"], maps[twin]["auc_ci"]
-    learnt = (
-        f"Training put it there: the same model with random weights reaches {auc[twin]:.2f}."
-        if trained[0] > untrained[1]
-        else f"The same model with random weights is no different ({auc[twin]:.2f})."
-    )
+    if trained[0] > untrained[1]:
+        learnt = (
+            f"Training put it there: the same model with random weights reaches {auc[twin]:.2f}."
+        )
+    elif trained[1] < untrained[0]:
+        learnt = f"The same model with random weights does better ({auc[twin]:.2f})."
+    else:
+        learnt = f"The same model with random weights is no different ({auc[twin]:.2f})."
     better = [METRIC_NAMES[m] for m in METRIC_NAMES if against[side][f"{m}_ci"][0] > 0]
     worse = [METRIC_NAMES[m] for m in METRIC_NAMES if against[side][f"{m}_ci"][1] < 0]
     close = [METRIC_NAMES[m] for m in METRIC_NAMES if METRIC_NAMES[m] not in (*better, *worse)]

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn, get_args
@@ -465,15 +465,12 @@ def run_evaluate(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from None
     split = CocoSplit(root, options.split)
-    results: list[PictureResult] = []
     scored = evaluate(split, model, layers, options.resolution, options.limit, options.faithfulness)
     total = min(len(split.ids), options.limit or len(split.ids))
     try:
-        for result in tqdm(scored, total=total, unit="picture", leave=False):
-            results.append(result)
-            if result.problem:
-                tqdm.write(result.problem, file=sys.stderr)
-        summary = Summary.of(results, layers)
+        summary = Summary.of(
+            naming_problems(tqdm(scored, total=total, unit="picture", leave=False)), layers
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -482,6 +479,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
     print(f"{title} at {options.resolution} px; left out: {skipped_in_words(summary.skipped)}")
     print("means over pictures, 95 % bootstrap intervals")
     print(summary.table())
+    if len(layers) > 1:
+        print("\nby layer")
+        print(summary.layers_table())
     if options.faithfulness:
         print("\ninsertion (higher is better) and deletion (lower is better): area under the curve")
         print(summary.faithfulness_table())
@@ -504,6 +504,22 @@ def run_evaluate(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"the results cannot be written: {error.strerror or error}") from None
     return OK
+
+
+def naming_problems(results: Iterable[PictureResult], most: int = 10) -> Iterator[PictureResult]:
+    """The same results; says of the first `most` pictures that cannot be read why, and counts on.
+
+    A root with a few pictures may list thousands.
+    """
+    problems = 0
+    for result in results:
+        if result.problem:
+            problems += 1
+            if problems <= most:
+                tqdm.write(result.problem, file=sys.stderr)
+        yield result
+    if problems > most:
+        print(f"… and {problems - most:,} more pictures cannot be read", file=sys.stderr)
 
 
 def require_writable(file: Path) -> None:

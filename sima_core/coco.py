@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import hashlib
 import io
 import json
@@ -9,7 +10,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from .images import ImageError, load_image
+from .images import MAX_IMAGE_PIXELS, ImageError, load_image
 from .runtime import cache_folder
 
 #: The environment variable that names a COCO root.
@@ -136,11 +137,12 @@ class CocoSplit:
     def __init__(self, root: Path, split: str) -> None:
         self.root = root
         self.split = split
-        self._coco = _read(root, split)
-        try:
-            self._index()
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-            raise CocoError(_broken(split)) from None
+        with _collecting_no_garbage():
+            self._coco = _read(root, split)
+            try:
+                self._index()
+            except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+                raise CocoError(_broken(split)) from None
 
     def _index(self) -> None:
         coco = self._coco
@@ -313,11 +315,20 @@ class CocoSplit:
 
     def _object_mask(self, image_id: int, annotation: dict[str, Any]) -> NDArray[np.bool_]:
         entry = self._entry(image_id)
+        height, width = int(entry["height"]), int(entry["width"])
         try:
+            # pycocotools trusts these numbers: others would crash it, or leave memory unset.
+            runs = annotation["segmentation"]
+            if height * width > MAX_IMAGE_PIXELS:
+                raise ValueError
+            if isinstance(runs, dict) and list(runs["size"]) != [height, width]:
+                raise ValueError
             # As pycocotools does it, but all polygons of an object in one pass.
             encoded = self._coco.annToRLE(annotation)
+            if isinstance(runs, dict) and _length(encoded["counts"]) != height * width:
+                raise ValueError
             mask = np.asarray(rle.decode(encoded))
-            if mask.shape != (entry["height"], entry["width"]):
+            if mask.shape != (height, width):
                 raise ValueError
         except Exception:  # pycocotools raises whatever its parser meets
             raise CocoError(
@@ -366,6 +377,39 @@ def credit(entry: dict[str, Any]) -> str:
     if photo := re.search(r"static\.?flickr\.com/\d+/(\d+)_", address):
         return f"https://www.flickr.com/photo.gne?id={photo[1]}"
     return address if address.startswith(("https://", "http://")) else ""
+
+
+def _length(counts: str | bytes) -> int:
+    """Pixels that run lengths cover, in COCO's compressed form (rleFrString in its maskApi.c).
+
+    Raises:
+        ValueError: a negative length.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts.encode() if isinstance(counts, str) else counts:
+        code = byte - 48
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:  # the last byte of a number, and its sign
+            value -= (code & 16) and 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if min(runs, default=0) < 0:
+        raise ValueError
+    return sum(runs)
+
+
+@contextlib.contextmanager
+def _collecting_no_garbage() -> Iterator[None]:
+    """Parsing makes millions of objects and no garbage; looking for some takes half the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class _QuietCOCO(COCO):  # type: ignore[misc]  # pycocotools is untyped

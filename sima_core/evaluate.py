@@ -1,20 +1,22 @@
 """Score the heatmaps of a model on a whole split of COCO, beside baselines and random weights."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from .analysis import SIDES, Analysis, analyze
@@ -49,6 +51,7 @@ METRIC_NAMES = {
 }
 
 _BASELINES = ("centre", "random", "uniform")
+_MODEL_MAPS = ("query", "key", "untrained_query", "untrained_key")
 #: Grows when what is scored changes, so that an interrupted run of old code is not continued.
 _FORMAT = 1
 
@@ -111,7 +114,7 @@ def evaluate(
     journal = _Journal(_journal_file(split, model, layers, resolution, faithful), resume)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for image_id in ids:
-            result = journal.found.get(image_id)
+            result = journal.get(image_id)
             if result is None:
                 result = _score_picture(
                     split, image_id, model, twin, layers, resolution, faithful, pool
@@ -190,18 +193,34 @@ class _Journal:
 
     def __init__(self, file: Path, resume: bool) -> None:
         self._file = file
-        self.found: dict[int, PictureResult] = {}
+        #: Where the line of each picture begins; the results themselves stay on disk.
+        self.found: dict[int, int] = {}
         if not resume:
             self.delete()
-        if file.is_file():
-            for line in file.read_text("utf-8").splitlines():
-                try:
-                    values = json.loads(line)
-                    scores = {k: Scores(*v) for k, v in values.pop("scores").items()}
-                    result = PictureResult(scores=scores, **values)
-                except (ValueError, TypeError, KeyError, AttributeError):
-                    continue  # the last line of a run that was killed while it wrote
-                self.found[result.id] = result
+        with contextlib.suppress(OSError), file.open("rb") as lines:
+            start = 0
+            for line in lines:
+                if result := self._parse(line):
+                    self.found[result.id] = start
+                start += len(line)
+
+    def get(self, image_id: int) -> PictureResult | None:
+        """The result of a picture that an earlier run has done."""
+        if image_id in self.found:
+            # Another run of the same, when it ends, deletes the file.
+            with contextlib.suppress(OSError), self._file.open("rb") as lines:
+                lines.seek(self.found[image_id])
+                return self._parse(lines.readline())
+        return None
+
+    @staticmethod
+    def _parse(line: bytes) -> PictureResult | None:
+        try:
+            values = json.loads(line)
+            scores = {k: Scores(*v) for k, v in values.pop("scores").items()}
+            return PictureResult(scores=scores, **values)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None  # the last line of a run that was killed while it wrote
 
     def add(self, result: PictureResult) -> None:
         values = dataclasses.asdict(result)
@@ -247,40 +266,54 @@ class Summary:
     scoring_ratio: float
 
     @classmethod
-    def of(cls, results: Sequence[PictureResult], layers: Sequence[int]) -> "Summary":
-        """Summarise results.
+    def of(cls, results: Iterable[PictureResult], layers: Sequence[int]) -> "Summary":
+        """Summarise results; of each only its figures are kept, so that memory stays bounded.
 
         Raises:
             ValueError: no picture was scored.
         """
-        counted = Counter(r.skipped for r in results)
-        scored = [r for r in results if r.skipped is None]
-        if not scored:
-            raise ValueError("no picture could be scored: " + skipped_in_words(counted))
         layer = main_layer(layers)
+        counted: Counter[str | None] = Counter()
+        forward = scoring = 0.0
+        maps: list[str] = []
+        followed: list[tuple[str, str]] = []
+        rows: list[NDArray[np.float64]] = []
+        for result in results:
+            counted[result.skipped] += 1
+            if result.skipped is not None:
+                continue
+            if not rows:
+                maps = list(result.scores)
+                followed = [(n, curve) for n, of in result.faithfulness.items() for curve in of]
+            scores = [getattr(result.scores[name], m) for name in maps for m in METRICS]
+            areas = [result.faithfulness[name][curve] for name, curve in followed]
+            rows.append(np.array([*scores, *areas]))
+            forward += result.forward_seconds
+            scoring += result.scoring_seconds
+        if not rows:
+            raise ValueError("no picture could be scored: " + skipped_in_words(counted))
+        values = np.stack(rows)
+        width = len(METRICS)
 
-        def column(name: str, metric: str) -> list[float]:
-            return [getattr(r.scores[name], metric) for r in scored]
+        def columns(name: str) -> NDArray[np.float64]:
+            start = width * maps.index(name)
+            return values[:, start : start + width]
 
-        def difference(one: str, other: str, metric: str) -> Estimate:
-            pairs = zip(column(one, metric), column(other, metric), strict=True)
-            return Estimate.of([a - b for a, b in pairs])
-
+        differences = [columns(f"{side}/{layer}") - columns("centre") for side in SIDES]
+        found = iter(Estimate.of_columns(np.hstack([values, *differences])))
+        estimates = {name: {m: next(found) for m in METRICS} for name in maps}
+        faithfulness: dict[str, dict[str, Estimate]] = {}
+        for name, curve in followed:
+            faithfulness.setdefault(name, {})[curve] = next(found)
         return cls(
             layer,
             tuple(layers),
-            len(scored),
+            len(rows),
             {reason: counted[reason] for reason in SKIPPED},
-            {name: {m: Estimate.of(column(name, m)) for m in METRICS} for name in scored[0].scores},
-            {
-                side: {m: difference(f"{side}/{layer}", "centre", m) for m in METRICS}
-                for side in SIDES
-            },
-            {
-                name: {k: Estimate.of([r.faithfulness[name][k] for r in scored]) for k in curve}
-                for name, curve in scored[0].faithfulness.items()
-            },
-            sum(r.scoring_seconds for r in scored) / sum(r.forward_seconds for r in scored),
+            estimates,
+            {side: {m: next(found) for m in METRICS} for side in SIDES},
+            faithfulness,
+            scoring / forward,
         )
 
     def main_maps(self) -> dict[str, Mapping[str, Estimate]]:
@@ -292,14 +325,15 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see `evaluate` in the README."""
-        sides = ("query", "key", "untrained_query", "untrained_key")
         found = {
             "layer": self.layer,
             "images": self.images,
             "skipped": dict(self.skipped),
             "maps": {name: _plain(estimates) for name, estimates in self.main_maps().items()},
             "layers": {
-                str(layer): {side: _plain(self.estimates[f"{side}/{layer}"]) for side in sides}
+                str(layer): {
+                    side: _plain(self.estimates[f"{side}/{layer}"]) for side in _MODEL_MAPS
+                }
                 for layer in self.layers
             },
             "against_centre": {n: _plain(e) for n, e in self.against_centre.items()},
@@ -312,6 +346,12 @@ class Summary:
         """For people: a row a map, a column a metric, means with 95 % intervals."""
         return _table(self.main_maps(), METRIC_NAMES)
 
+    def layers_table(self) -> str:
+        """The same for every layer, where there are several."""
+        names = {f"{s}/{n}" for n in self.layers for s in _MODEL_MAPS}
+        rows = {n.replace("/", ", "): e for n, e in self.estimates.items() if n in names}
+        return _table(rows, METRIC_NAMES)
+
     def faithfulness_table(self) -> str:
         """The same for insertion (higher is better) and deletion (lower is better)."""
         names = {n: n.replace("_", ", ") for n in next(iter(self.faithfulness.values()))}
@@ -319,7 +359,7 @@ class Summary:
 
 
 def skipped_in_words(skipped: Mapping[str | None, int] | Mapping[str, int]) -> str:
-    """Such as ``3 left out: 2 with objects under 1 % of the picture, 1 unannotated``."""
+    """Such as ``2 with objects under 1 % of the picture, 1 unannotated``, or ``none``."""
     words = {
         "small": "with objects under 1 % of the picture",
         "large": "with objects over 80 % of it",
@@ -339,9 +379,10 @@ def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
 
 
 def _table(rows: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, str]) -> str:
-    lines = [f"{'map':<16}" + "".join(f"{name:>25}" for name in columns.values())]
+    width = max(16, *(len(name) + 1 for name in rows))
+    lines = [f"{'map':<{width}}" + "".join(f"{name:>25}" for name in columns.values())]
     for name, estimates in rows.items():
-        lines.append(f"{name:<16}" + "".join(f"{estimates[c]!s:>25}" for c in columns))
+        lines.append(f"{name:<{width}}" + "".join(f"{estimates[c]!s:>25}" for c in columns))
     return "\n".join(lines)
 
 

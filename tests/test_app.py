@@ -2,9 +2,11 @@
 
 import base64
 import contextlib
+import copy
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -585,3 +587,41 @@ def test_a_forgotten_visit_is_explained():
 def test_only_the_named_endpoints_are_public(app):
     named = Client(app, verbose=False).view_api(return_format="dict")["named_endpoints"]
     assert list(named) == ["/heatmap", "/latency"]
+
+
+def test_a_broken_list_leaves_the_other_splits(coco_root, tmp_path, monkeypatch):
+    from app import coco
+
+    shutil.copytree(coco_root, tmp_path / "root")
+    listed = tmp_path / "root" / "annotations" / "instances_val2017.json"
+    shutil.copy(listed, listed.with_name("instances_train2017.json"))
+    (tmp_path / "root" / "val2017").rename(tmp_path / "root" / "train2017")
+    listed.write_text(listed.read_text()[:500])
+    monkeypatch.setenv("SIMA_COCO_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert coco.split_choices(None)[0]["value"] == "train2017"
+    every = ([], "Any number", "Any size", 1)
+    _, _, words, filters = coco.browse(None, *every)
+    assert "39 pictures" in words
+    assert filters["visible"]
+    tiles, _, _, filters = coco.browse("val2017", *every)
+    assert "list of val2017 is broken" in tiles
+    assert filters["visible"]  # so that the other can be chosen again
+
+
+@pytest.mark.parametrize(
+    ("untrained", "said"),
+    [
+        ((0.2, 0.3), "Training put it there"),
+        ((0.6, 0.8), "is no different"),
+        ((0.8, 0.9), "does better"),
+    ],
+)
+def test_the_verdict_compares_with_random_weights(untrained, said):
+    from app import evidence
+
+    found = copy.deepcopy(evidence.FOUND["val2017"])
+    for name in ("query", "key"):
+        found["maps"][name]["auc_ci"] = [0.65, 0.75]
+        found["maps"][f"untrained_{name}"]["auc_ci"] = list(untrained)
+    assert said in evidence.verdict(found)

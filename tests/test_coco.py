@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as rle
 
 from sima_core.checkpoints import ASSETS
 from sima_core.coco import CocoError, CocoSplit, credit, find_root
@@ -162,7 +163,19 @@ def test_a_missing_list_says_how_to_fetch_it(coco_root):
 
 
 @pytest.mark.parametrize(
-    "segmentation", [[["a", "b"]], {"size": [9, 9], "counts": [81]}, {"size": [90, 120]}, 5]
+    "segmentation",
+    [
+        [["a", "b"]],
+        {"size": [9, 9], "counts": [81]},
+        {"size": [90, 120]},
+        {"size": [90, 120], "counts": [100, 500]},  # ends before the picture does
+        {"size": [90, 120], "counts": []},
+        {"size": [90, 120], "counts": ""},
+        {"size": [90, 120], "counts": "d3"},  # 100 pixels
+        {"size": [90, 120], "counts": [0, 10**9]},
+        {"size": [10**6, 10**6], "counts": [10]},  # would crash pycocotools
+        5,
+    ],
 )
 def test_a_broken_outline_is_named(coco_root, tmp_path, segmentation):
     def damage(listed):
@@ -172,6 +185,22 @@ def test_a_broken_outline_is_named(coco_root, tmp_path, segmentation):
     for read in (split.mask, split.picture):
         with pytest.raises(CocoError, match="outline in picture 1 is broken"):
             read(1)
+
+
+def test_compressed_run_lengths(coco_root, tmp_path):
+    stripes = np.zeros((90, 120), np.uint8, order="F")
+    stripes[::3, 5:50] = stripes[:, 60:100] = 1
+    encoded = rle.encode(stripes)
+
+    def compress(listed):
+        listed["annotations"][0]["segmentation"] = {
+            "size": encoded["size"], "counts": encoded["counts"].decode()
+        }  # fmt: skip
+
+    split = CocoSplit(copy_with(coco_root, tmp_path, compress), "val2017")
+    expected = stripes.astype(bool)
+    expected[40:60, 70:90] = True  # the other dog
+    assert np.array_equal(split.mask(1), expected)
 
 
 def test_thumbnails_are_made_once(coco_root, tmp_path):

@@ -50,9 +50,23 @@ def test_the_command_scores_a_split(coco_root, tmp_path, capsys):
     assert chart.read_bytes().startswith(b"\x89PNG")
     for name in MAPS:
         assert name in said.out
+    assert "untrained_key, 1 " in said.out  # by layer, where there are several
     for problem in ("Picture 6 is not on this disk", "Picture 7 cannot be read"):
         assert problem in said.err
     assert not list((tmp_path / "cache").rglob("*.jsonl"))  # a whole run leaves nothing
+
+
+def test_a_root_with_few_pictures_does_not_name_all_others(coco_root, tmp_path, capsys):
+    root = tmp_path / "few"
+    shutil.copytree(coco_root / "annotations", root / "annotations")
+    (root / "val2017").mkdir()
+    shutil.copy(coco_root / "val2017" / f"{1:012d}.jpg", root / "val2017")
+    assert main(["evaluate", "--coco", str(root), "--resolution", "96"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("is not on this disk") == 10
+    assert "… and 28 more pictures cannot be read" in said.err
+    assert "1 pictures of val2017" in said.out
+    assert "38 unreadable" in said.out  # all but the one, and picture 3, which is not annotated
 
 
 def test_means_are_means_of_single_pictures(coco_root, model):

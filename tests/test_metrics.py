@@ -186,6 +186,18 @@ def test_intervals_cover_the_mean_at_the_rate_they_say():
     assert 0.88 <= np.mean([e.low <= 2 <= e.high for e in estimates]) <= 0.99
 
 
+def test_columns_are_resampled_together():
+    values = np.random.default_rng(4).normal(size=(50, 2))
+    one, other = Estimate.of_columns(values, resamples=300)
+    assert one.low < values[:, 0].mean() < one.high
+    assert other.mean == pytest.approx(values[:, 1].mean())
+    [alone] = Estimate.of_columns(values[:, 1:], resamples=300)
+    assert (alone.low, alone.high) == pytest.approx((other.low, other.high))
+    # Of a sum of columns, each resample gives the sum.
+    [doubled] = Estimate.of_columns(2 * values[:, :1], resamples=300)
+    assert (doubled.low, doubled.high) == pytest.approx((2 * one.low, 2 * one.high))
+
+
 class Brightness:
     """A model whose probability of class 1 is the share of the input that is lit."""
 
