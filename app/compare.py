@@ -35,7 +35,7 @@ _SEVERAL = "Models (two to four)"
 OF_MODELS, OF_LAYERS, OF_HEADS = "Models", "Layers", "Heads"
 _KINDS: dict[str, MapKind] = {
     "Token norms": "norms",
-    "Class attention": "cls",
+    "Class token": "cls",
     "Rollout": "rollout",
 }
 START = (
