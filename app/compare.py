@@ -1,6 +1,7 @@
 """The Compare tab: models, layers or heads side by side on the photo from Explore."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import gradio as gr
 from torch import nn
 
-from sima_core import load_image
+from sima_core import load_image, provenance
 from sima_core.checkpoints import load_best
 from sima_core.compare import (
     FEWEST,
@@ -30,6 +31,8 @@ from .visitors import COMPUTE, MAX_COST, model_for, plainly, require_affordable
 #: The source that means the visitor's model in Explore.
 MINE = "the model in Explore"
 SECONDS = 3.0
+#: Seconds after which untrained weights are looked for again: the Hub may be back.
+RETRY_SECONDS = 600.0
 
 _SEVERAL = "Models (two to four)"
 OF_MODELS, OF_LAYERS, OF_HEADS = "Models", "Layers", "Heads"
@@ -59,17 +62,22 @@ class _Shelf:
 
     def __init__(self) -> None:
         self._cache = ModelCache(max_models=8)
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, tuple[str, float]] = {}  # and when it was loaded
         self._lock = threading.Lock()
 
     def get(self, architecture: str) -> nn.Module:
         with self._lock:
+            key, loaded = self._keys.get(architecture, ("", 0.0))
             try:
-                return self._cache.get(self._keys[architecture])
-            except (KeyError, ModelGoneError):
-                model = load_best(architecture)
-                self._keys[architecture] = self._cache.add(model)
-                return model
+                model = self._cache.get(key)
+                if provenance(model).trained or time.monotonic() - loaded < RETRY_SECONDS:
+                    return model
+                self._cache.drop(key)
+            except ModelGoneError:
+                pass
+            model = load_best(architecture)
+            self._keys[architecture] = self._cache.add(model), time.monotonic()
+            return model
 
 
 _SHELF = _Shelf()

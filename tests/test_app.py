@@ -599,6 +599,19 @@ def test_models_that_take_too_long_together_are_refused(monkeypatch):
         tab.run(sample, None, tab.OF_MODELS, models, [], [], 12, "Token norms", 112)
 
 
+def test_untrained_weights_are_looked_for_again(monkeypatch):
+    from app import compare as tab
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shelf = tab._Shelf()
+    first = shelf.get("xcit_nano_12_p16_224")
+    assert shelf.get("xcit_nano_12_p16_224") is first
+    monkeypatch.setattr(tab, "RETRY_SECONDS", 0.0)
+    assert shelf.get("xcit_nano_12_p16_224") is not first  # the Hub may be back
+    trained = shelf.get("sima_nano_12_p16")
+    assert shelf.get("sima_nano_12_p16") is trained
+
+
 def test_a_forgotten_visit_is_explained():
     from app import explore
 
