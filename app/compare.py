@@ -1,6 +1,7 @@
 """The Compare tab: models, layers or heads side by side on the photo from Explore."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import gradio as gr
 from torch import nn
 
-from sima_core import load_image
+from sima_core import load_image, provenance
 from sima_core.checkpoints import load_best
 from sima_core.compare import (
     FEWEST,
@@ -29,16 +30,16 @@ from .visitors import COMPUTE, MAX_COST, model_for, plainly, require_affordable
 
 #: The source that means the visitor's model in Explore.
 MINE = "the model in Explore"
-#: One model is run at least eleven times, so it may cost less than in Explore.
-COMPARE_COST = MAX_COST / 10
 SECONDS = 3.0
+#: Seconds after which untrained weights are looked for again: the Hub may be back.
+RETRY_SECONDS = 600.0
 
 _SEVERAL = "Models (two to four)"
 OF_MODELS, OF_LAYERS, OF_HEADS = "Models", "Layers", "Heads"
 _KINDS: dict[str, MapKind] = {
-    "Norms of Q and K": "norms",
-    "Class attention": "cls",
-    "Attention rollout": "rollout",
+    "Token norms": "norms",
+    "Class token": "cls",
+    "Rollout": "rollout",
 }
 START = (
     '<section class="sl-card sl-empty"><h3>What do other models listen to?</h3><p>Choose two to '
@@ -61,17 +62,22 @@ class _Shelf:
 
     def __init__(self) -> None:
         self._cache = ModelCache(max_models=8)
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, tuple[str, float]] = {}  # and when it was loaded
         self._lock = threading.Lock()
 
     def get(self, architecture: str) -> nn.Module:
         with self._lock:
+            key, loaded = self._keys.get(architecture, ("", 0.0))
             try:
-                return self._cache.get(self._keys[architecture])
-            except (KeyError, ModelGoneError):
-                model = load_best(architecture)
-                self._keys[architecture] = self._cache.add(model)
-                return model
+                model = self._cache.get(key)
+                if provenance(model).trained or time.monotonic() - loaded < RETRY_SECONDS:
+                    return model
+                self._cache.drop(key)
+            except ModelGoneError:
+                pass
+            model = load_best(architecture)
+            self._keys[architecture] = self._cache.add(model), time.monotonic()
+            return model
 
 
 _SHELF = _Shelf()
@@ -113,12 +119,20 @@ def run(
         raise ValueError("choose a photo in Explore first.")
     image = load_image(seen.path)
 
+    cost = 0.0
+
     def load(source: str) -> nn.Module:
+        nonlocal cost
         model = model_for(model_key) if source == MINE else _SHELF.get(source)
         try:
-            require_affordable(model, image, int(resolution), COMPARE_COST)
+            cost += require_affordable(model, image, int(resolution))
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from None
+        if cost > MAX_COST:  # slow models are run five or six times, others for some seconds
+            raise ValueError(
+                "together these models take too long on a shared machine: choose fewer or smaller "
+                "ones, or a lower resolution."
+            )
         return model
 
     chosen = choices_of(what, models, layers, heads, int(layer or DEFAULT_LAYER))
@@ -162,15 +176,13 @@ def head_html(panel: Panel, times: ModelTime, slowest: float) -> str:
     )
 
 
-def controls_for(what: str) -> tuple[dict[str, Any], ...]:
-    """Show the controls that the kind of comparison has."""
+def controls_for(what: str, kind: str) -> tuple[dict[str, Any], ...]:
+    """Show the controls that the kind of comparison, and of map, has."""
     return (
-        gr.update(
-            label="Models (two to four)" if what == OF_MODELS else "Model (the first counts)"
-        ),
+        gr.update(label=_SEVERAL if what == OF_MODELS else "Model (the first counts)"),
         gr.update(visible=what == OF_LAYERS),
         gr.update(visible=what == OF_HEADS),
-        gr.update(visible=what != OF_LAYERS),
+        gr.update(visible=what != OF_LAYERS and _KINDS[kind] == "norms"),
     )
 
 
@@ -199,7 +211,7 @@ def build(explore: Explore) -> None:
         with gr.Row(elem_id="compare-look"):
             layer = gr.Slider(1, 24, DEFAULT_LAYER, step=1, precision=0, label="Layer")
             kind = gr.Dropdown(
-                list(_KINDS), value="Norms of Q and K", label="Map", filterable=False
+                list(_KINDS), value=next(iter(_KINDS)), label="Map", filterable=False
             )
             resolution = gr.Dropdown(
                 [(f"{r} px", r) for r in RESOLUTIONS], value=224, label="Resolution",
@@ -216,14 +228,17 @@ def build(explore: Explore) -> None:
         grid = viewer(START, elem_id="compare-grid")
         gr.Markdown(
             "SimA's maps are norms of Q̂ and K̂; for softmax attention and XCA they are norms of Q "
-            "and K, as the paper shows DeiT's. The dark bar is the attention layers' part of a "
-            "forward pass (medians, in turns on this machine). **Untrained weights** mean random "
-            "ones: their maps tell of the architecture alone.",
+            "and K, as the paper shows DeiT's. The coloured part of a bar is the attention layers' "
+            "share of a forward pass (medians, in turns on this machine). **Untrained weights** "
+            "mean random ones: their maps tell of the architecture alone.",
             elem_id="compare-note",
         )
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    what.change(controls_for, what, [models, layers, heads, layer], **quiet)
+    gr.on(
+        [what.change, kind.change], controls_for, [what, kind], [models, layers, heads, layer],
+        **quiet,
+    )  # fmt: skip
     given = [explore.seen, explore.model_key, what, models, layers, heads, layer, kind, resolution]
     start.click(
         plainly(run), given, compared,

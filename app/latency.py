@@ -101,7 +101,7 @@ def whole_model_html(path: str, model_key: str | None, resolution: int, seconds:
         ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
     """
     model, image = model_for(model_key), load_image(path)
-    require_affordable(model, image, resolution, MAX_COST / 10)
+    require_affordable(model, image, resolution, MAX_COST / 2)  # at least four passes
     pixels = preprocess(image, resolution, patch_size(model))
     [timed] = time_models([model], [pixels], min(max(seconds, 1), 20))
     return (

@@ -25,7 +25,7 @@ _TITLES: dict[Side, tuple[str, str]] = {
     "query": ("Query", "how strongly each token gathers"),
     "key": ("Key", "how strongly each token is heard"),
 }
-_HINT = "Point at a token (or tap, or use the arrow keys) to read its norm."
+_HINT = "Point at a token (or tap, or use the arrow keys) to read its value."
 
 
 def viewer(value: str, **kwargs: Any) -> gr.HTML:

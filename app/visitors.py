@@ -16,6 +16,7 @@ from sima_core.capture import patch_size
 from sima_core.coco import CocoError
 from sima_core.images import input_size
 from sima_core.model_cache import ModelCache, ModelGoneError
+from sima_core.models import num_parameters
 
 #: What one look at a picture may cost: tokens, and tokens times parameters (about the
 #: multiply-accumulates; this many take two cores some ten seconds).
@@ -44,19 +45,24 @@ def model_for(key: str | None) -> nn.Module:
 
 def require_affordable(
     model: nn.Module, image: Image.Image, resolution: int, max_cost: float = MAX_COST
-) -> None:
+) -> float:
     """Refuse what would take more than one visitor may use of a shared machine.
+
+    Returns:
+        The cost of one forward pass, as in `MAX_COST`.
 
     Raises:
         ImageError, ValueError: with a sentence for the visitor.
     """
     width, height = input_size(*image.size, resolution, patch_size(model))
     tokens = width * height // patch_size(model) ** 2
-    if tokens > MAX_TOKENS or tokens * sum(p.numel() for p in model.parameters()) > max_cost:
+    cost = tokens * num_parameters(model)
+    if tokens > MAX_TOKENS or cost > max_cost:
         raise ValueError(
             f"at a resolution of {resolution} this picture becomes {tokens:,} tokens, too many for "
             "this model on a shared machine: choose a lower resolution."
         )
+    return cost
 
 
 def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> Analysis:
@@ -78,9 +84,10 @@ def cache_folder() -> Path:
 
 
 def capitalized(sentence: str) -> str:
-    """Begin with a capital, unless it begins with a file's name."""
+    """Begin with a capital, unless it begins with the name of a file, model or module."""
     first = sentence.split(" ", 1)[0]
-    return sentence if "." in first else sentence[:1].upper() + sentence[1:]
+    named = "." in first or "_" in first
+    return sentence if named else sentence[:1].upper() + sentence[1:]
 
 
 @contextlib.contextmanager

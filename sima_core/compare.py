@@ -102,13 +102,14 @@ def look(
 
     Raises:
         ImageError, ValueError: as `analyze` and `attention_maps` do; a layer, head or kind of map
-            that the model does not have.
+            that the model does not have. Only norms have a layer.
     """
     if kind not in get_args(MapKind):
         raise ValueError(f"the map must be one of {', '.join(get_args(MapKind))}; got {kind!r}")
     name = provenance(model).architecture
     try:
-        [layer] = layer_numbers(choice.layer, len(attention_layers(model)))
+        wanted = choice.layer if kind == "norms" else -1
+        [layer] = layer_numbers(wanted, len(attention_layers(model)))
         choice = Choice(choice.source, layer, choice.head)
         analysis = analyze(model, image, resolution, [layer])
         if kind == "norms":
@@ -136,10 +137,16 @@ def compare(
         load: gives the model of a source; every source is loaded once.
 
     Raises:
-        CheckpointError, ImageError, ValueError: what cannot be loaded, read or shown.
+        CheckpointError, ImageError, ValueError: what cannot be loaded, read or shown; layers
+            compared by a map that has none.
     """
     if not FEWEST <= len(choices) <= MOST:
         raise ValueError(f"choose {FEWEST} to {MOST} to compare; got {len(choices)}")
+    if kind != "norms" and len({(c.source, c.head) for c in choices}) < len(choices):
+        raise ValueError(
+            "class attention is that of the last layer, and rollout that of all layers together: "
+            "compare models or heads, not layers"
+        )
     models = {source: load(source) for source in dict.fromkeys(c.source for c in choices)}
     panels = [look(models[c.source], c, image, resolution, kind) for c in choices]
     inputs = [preprocess(image, resolution, patch_size(model)) for model in models.values()]

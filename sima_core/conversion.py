@@ -13,7 +13,7 @@ from timm.layers import Attention
 from timm.models import VisionTransformer
 from torch import nn
 
-from .attention import Order, SimAttention
+from .attention import Order, SimAttention, choose_order
 
 _EXPECTED = (
     "expected a timm VisionTransformer (ViT, DeiT, DeiT-III, DINOv2) whose blocks have a plain "
@@ -64,8 +64,9 @@ def convert_to_sima(model: nn.Module, order: Order = "auto") -> Conversion:
     Raises:
         ValueError: another kind of model or attention (rotary position, q_norm, k_norm, a norm or
             gate after attention, attention dropout), or one converted already; says what was
-            expected.
+            expected. Or an unknown `order`.
     """
+    choose_order(order, 1, 1)  # reject an unknown name here rather than at the first forward
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"{type(model).__name__} cannot be converted: {_EXPECTED}")
     before: dict[str, Any]

@@ -29,6 +29,7 @@ from sima_core import analyze, load_image, load_model, token_norms
 from sima_core.coco import CocoSplit
 from sima_core.images import preprocess
 from sima_core.metrics import Target, peak
+from sima_core.models import create_model
 
 ROOT = Path(__file__).parent.parent
 BROWSER = find_browser()
@@ -354,9 +355,12 @@ def test_compare_models_layers_and_heads(explore):
 def test_compare_explains_what_cannot_be_shown(explore):
     explore.get_by_role("tab", name="Compare").click()
     explore.get_by_label("Map", exact=True).click()
-    explore.get_by_role("option", name="Attention rollout").click()
+    expect(explore.get_by_label("number input for Layer").locator("visible=true")).to_have_count(1)
+    explore.get_by_role("option", name="Rollout").click()
+    expect(explore.get_by_label("number input for Layer").locator("visible=true")).to_have_count(0)
     explore.locator("#compare-start").click()
-    expect(explore.locator(".toast-body").last).to_contain_text("rollout needs softmax attention")
+    toast = explore.locator(".toast-body").last  # the model's name as it is written
+    expect(toast).to_contain_text("sima_nano_12_p16: rollout needs softmax attention")
 
 
 @needs_browser
@@ -575,6 +579,39 @@ def test_colour_map_and_head_run_no_model(monkeypatch):
     monkeypatch.setattr(visitors, "analyze", None)  # would fail if it were called
     pictures = {explore.draw(sample, 12, head, c)[0] for head in (0, 1) for c in ("gray", "turbo")}
     assert len(pictures) == 4
+
+
+@pytest.mark.parametrize("name", ["sima_large_24_p8", "xcit_large_24_p8_384"])
+def test_two_of_the_largest_models_can_be_compared(name):
+    from app import visitors
+
+    wide, largest = Image.new("RGB", (640, 427)), create_model(name, device="meta")
+    assert 2 * visitors.require_affordable(largest, wide, 224) <= visitors.MAX_COST
+
+
+def test_models_that_take_too_long_together_are_refused(monkeypatch):
+    from app import compare as tab
+    from app import explore, visitors
+
+    sample = explore.look(explore.sample_photos()[0][0], None, 112)
+    alone = visitors.require_affordable(visitors.BUNDLED, load_image(sample.path), 112)
+    monkeypatch.setattr(tab, "MAX_COST", 1.5 * alone)
+    models = [tab.MINE, "xcit_nano_12_p16_224"]
+    with pytest.raises(ValueError, match="together these models take too long"):
+        tab.run(sample, None, tab.OF_MODELS, models, [], [], 12, "Token norms", 112)
+
+
+def test_untrained_weights_are_looked_for_again(monkeypatch):
+    from app import compare as tab
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shelf = tab._Shelf()
+    first = shelf.get("xcit_nano_12_p16_224")
+    assert shelf.get("xcit_nano_12_p16_224") is first
+    monkeypatch.setattr(tab, "RETRY_SECONDS", 0.0)
+    assert shelf.get("xcit_nano_12_p16_224") is not first  # the Hub may be back
+    trained = shelf.get("sima_nano_12_p16")
+    assert shelf.get("sima_nano_12_p16") is trained
 
 
 def test_a_forgotten_visit_is_explained():

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sima_core import load_model, provenance, token_norms
+from sima_core import latency, load_model, provenance, token_norms
 from sima_core.capture import patch_size
 from sima_core.checkpoints import load_best
 from sima_core.cli import main
 from sima_core.compare import Choice, compare, load_choice, look
 from sima_core.images import preprocess
 from sima_core.latency import time_models
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def test_the_maps_are_those_of_each_model_alone(photo, model):
     assert times[0] is times[1]  # one model, timed once
     for timed in times:
         assert 0 < timed.attention.median < timed.forward.median
-        assert len(timed.forward.times) >= 5
+        assert len(timed.forward.times) >= 3
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,29 @@ def test_every_family_has_its_maps(photo, name, kind, maps):
     panel = look(load_model(name), Choice(name), photo, 96, kind)
     assert list(panel.maps) == maps
     assert all(np.isfinite(values).all() for values in panel.maps.values())
+
+
+def test_attention_maps_have_no_layer(photo, model):
+    panel = look(model, Choice("bundled", 99), photo, 96, "cls")
+    assert panel.title == "sima_nano_12_p16"
+    with pytest.raises(ValueError, match="compare models or heads, not layers"):
+        compare([Choice("bundled", 6), Choice("bundled", 12)], photo, 96, "cls", load=None)
+    heads = [Choice("bundled", head=1), Choice("bundled", head=2)]
+    first, second = compare(heads, photo, 96, "cls", 0)[0]
+    assert not np.allclose(first.maps["class attention"], second.maps["class attention"])
+
+
+def test_slow_models_are_run_less_often(photo, model, monkeypatch):
+    passes = []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        for slow, rounds, runs in ((float("inf"), 5, 10), (0.0, 3, 4)):  # each warmed up, or once
+            monkeypatch.setattr(latency, "SLOW_PASS", slow)
+            passes.clear()
+            [timed] = time_models([model], [preprocess(photo, 96)], 0)
+            assert (len(timed.forward.times), len(passes)) == (rounds, runs)
+    finally:
+        handle.remove()
 
 
 def test_timing_leaves_no_hooks(photo, model):
@@ -104,6 +129,7 @@ def test_the_command_draws_a_figure(photo_file, tmp_path, capsys):
         ("bundled,bundled@13", [], "layers run from 1 to 12"),
         ("bundled,bundled@12.5", [], "heads run from 1 to 4"),
         ("bundled,deit_tiny_patch16_224", ["--map", "rollout"], "sima_nano_12_p16: rollout needs"),
+        ("bundled@3,bundled@6", ["--map", "cls"], "compare models or heads, not layers"),
         ("bundled,deit_tinny_patch16_224", [], "deit_tinny_patch16_224"),
         ("bundled,", [], "name each model"),
         ("bundled,bundled@6", ["--out", "figure.gif"], "--out must name a .png"),

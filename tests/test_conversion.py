@@ -155,6 +155,13 @@ def test_what_cannot_be_converted_is_left_alone(name, options, reason):
     assert list(model.modules()) == modules
 
 
+def test_an_unknown_order_is_refused_before_anything_is_changed():
+    model = small("deit_tiny_patch16_224")
+    with pytest.raises(ValueError, match="order must be one of"):
+        convert_to_sima(model, "first")
+    assert isinstance(model.blocks[0].attn, Attention)
+
+
 def test_one_unfit_block_leaves_all_alone():
     model = small("deit_tiny_patch16_224")
     model.blocks[2].attn.k_norm = torch.nn.LayerNorm(64)

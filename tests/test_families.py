@@ -160,9 +160,16 @@ def test_only_sima_has_orders():
 # ---- Tracing, export, compilation, gradients ------------------------------------------------
 
 
-@pytest.fixture(params=[*SMALLEST, "converted DeiT"])
+@pytest.fixture(
+    params=[
+        *SMALLEST,
+        *(f"{name}_1h" for name in SMALLEST),
+        "sima_tiny_12_p8",  # whose class attention normalises every token, unlike nano's
+        "converted DeiT",
+    ]
+)
 def sima_model(request) -> torch.nn.Module:
-    """A shallow SimA model of every family."""
+    """A shallow SimA model of every kind there is."""
     if request.param != "converted DeiT":
         return shallow(request.param)
     model = shallow("deit_tiny_patch16_224")
