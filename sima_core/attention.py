@@ -216,11 +216,14 @@ class SimAttention(nn.Module):
     """SimA self-attention with the signature of `timm.layers.Attention` (``attn_layer=``).
 
     (B, N, dim) to (B, N, dim_out). `order` may be changed at any time; see `choose_order`.
+    `normalizes` says whether Q and K are ℓ1-normalised.
 
     Raises:
         ValueError: a width that the heads do not divide, an unknown order, or an option that
             has no meaning without softmax (`qk_norm`, `scale_norm`, `gated`, `attn_drop`, masks).
     """
+
+    normalizes = True
 
     def __init__(
         self,
@@ -281,6 +284,28 @@ class SimAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, head_dim={self.head_dim}, order={self.order!r}"
+
+
+class PlainAttention(SimAttention):
+    """QKᵀV: SimA without its ℓ1-normalisation, to show what that is for. (B, N, dim) alike.
+
+    Its size grows with the number of tokens, which the paper gives as the reason to normalise
+    (section 3). It has no use but in the comparison of `twins`.
+    """
+
+    normalizes = False
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise ValueError("plain attention takes no mask: there is no softmax to mask")
+        q, k, v = split_heads(self.qkv(x), self.num_heads)
+        if choose_order(self.order, x.shape[1], self.head_dim) == "kv_first":
+            product = q @ (k.transpose(-2, -1) @ v)
+        else:
+            product = (q @ k.transpose(-2, -1)) @ v
+        return cast(Tensor, self.proj_drop(self.proj(product.transpose(1, 2).flatten(2))))
 
 
 class SimAClassAttention(nn.Module):

@@ -211,7 +211,7 @@ class NormRecorder:
             self._size = (height, width)
 
     def _recorder(self, number: int, module: Any) -> Callable[[Tensor, Tensor], None]:
-        normalized = isinstance(module, SIMA_KINDS)
+        normalized = isinstance(module, SIMA_KINDS) and module.normalizes
 
         def record(query: Tensor, key: Tensor) -> None:
             self._norms[number] = (

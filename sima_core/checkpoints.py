@@ -60,7 +60,7 @@ _NO_CHECKPOINT = (
 _GUESSED = [
     name
     for name in ARCHITECTURES
-    if not name.endswith(("_1h", "_384")) and not name.startswith("sima_cvt")
+    if not name.endswith(("_1h", "_384")) and not name.startswith(("sima_cvt", "plain_"))
 ]
 
 

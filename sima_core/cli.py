@@ -651,14 +651,14 @@ def run_twins(options: argparse.Namespace) -> int:
 def run_models(options: argparse.Namespace) -> int:
     """The `models` command: every architecture with its size and cost at 224 × 224."""
     width = max(map(len, ARCHITECTURES)) + 2
-    columns = f"{'family':<8}{'attention':<11}{'heads':>7}{'parameters':>12}{'GMACs':>8}"
+    columns = f"{'family':<8}{'attention':<13}{'heads':>7}{'parameters':>12}{'GMACs':>8}"
     print(f"{'name':<{width}}{columns}")
     progress = tqdm(architectures(), total=len(ARCHITECTURES), leave=False, unit="model")
     for found in progress:
         heads = found.num_heads
         shown = heads if isinstance(heads, int) else "/".join(map(str, heads))
         row = (
-            f"{found.name:<{width}}{found.family:<8}{found.attention:<11}{shown:>7}"
+            f"{found.name:<{width}}{found.family:<8}{found.attention:<13}{shown:>7}"
             f"{found.parameters / 1e6:>10.2f} M{found.macs / 1e9:>8.2f}"
         )
         tqdm.write(row, file=sys.stdout)

@@ -27,7 +27,7 @@ from timm.models.xcit import Xcit
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .attention import SimAClassAttention, SimAttention
+from .attention import PlainAttention, SimAClassAttention, SimAttention
 from .cvt import Cvt, SimAConvAttention
 
 __all__: list[str] = ["ARCHITECTURES", "Architecture", "SimAXcit", "architectures", "create_model"]
@@ -84,7 +84,7 @@ class Recipe:
     """How an architecture is built."""
 
     family: str
-    #: "softmax", "XCA" or "SimA".
+    #: "softmax", "XCA", "SimA" or "plain QKᵀV".
     attention: str
     #: Heads and blocks; one number a stage where the model has stages.
     num_heads: int | tuple[int, ...]
@@ -109,7 +109,7 @@ _XCIT_WIDTH_HEADS = {
     "medium": (512, 8),
     "large": (768, 16),
 }
-_DEIT_WIDTH_HEADS = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
+_DEIT_WIDTH_HEADS = {"nano": (128, 4), "tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
 _CVT_DEPTHS = {"13": (1, 2, 10), "21": (1, 4, 16)}
 
 _XCIT_CONFIG = {"crop_pct": 1.0, "first_conv": "patch_embed.proj.0.0"}
@@ -147,22 +147,37 @@ def _xcit_family() -> Iterator[tuple[str, Recipe]]:
 
 
 def _deit_family() -> Iterator[tuple[str, Recipe]]:
-    """DeiT as timm has it, and with SimA and LayerScale."""
+    """DeiT as timm has it, and with SimA and LayerScale.
+
+    The nano size, as wide as XCiT's, is no published one: it is small enough to train on two cores
+    (`twins`), with SimA without its normalisation (``plain_``) beside it.
+    """
     any_size = {"dynamic_img_size": True}
-    for size, (width, heads) in _DEIT_WIDTH_HEADS.items():
+
+    def with_attention(size: str, attn_layer: type[nn.Module], attention: str) -> Recipe:
+        width, heads = _DEIT_WIDTH_HEADS[size]
         options = {
             "patch_size": 16,
             "embed_dim": width,
-            "attn_layer": SimAttention,
+            "attn_layer": attn_layer,
             "init_values": 1.0,
             **any_size,
         }
-        yield (
-            f"sima_deit_{size}_patch16_224",
-            Recipe("DeiT", "SimA", heads, 12, VisionTransformer, options, _DEIT_CONFIG),
-        )
-    for size, (_, heads) in _DEIT_WIDTH_HEADS.items():
-        yield f"deit_{size}_patch16_224", Recipe("DeiT", "softmax", heads, 12, options=any_size)
+        return Recipe("DeiT", attention, heads, 12, VisionTransformer, options, _DEIT_CONFIG)
+
+    for size in _DEIT_WIDTH_HEADS:
+        yield f"sima_deit_{size}_patch16_224", with_attention(size, SimAttention, "SimA")
+    yield "plain_deit_nano_patch16_224", with_attention("nano", PlainAttention, "plain QKᵀV")
+    for size, (width, heads) in _DEIT_WIDTH_HEADS.items():
+        name = f"deit_{size}_patch16_224"
+        if size == "nano":  # timm has none
+            options = {"patch_size": 16, "embed_dim": width, **any_size}
+            yield (
+                name,
+                Recipe("DeiT", "softmax", heads, 12, VisionTransformer, options, _DEIT_CONFIG),
+            )
+        else:
+            yield name, Recipe("DeiT", "softmax", heads, 12, options=any_size)
 
 
 def _cvt_family() -> Iterator[tuple[str, Recipe]]:
@@ -264,7 +279,7 @@ class Architecture:
 
     name: str
     family: str
-    #: "softmax", "XCA" or "SimA".
+    #: "softmax", "XCA", "SimA" or "plain QKᵀV".
     attention: str
     #: One number a stage where they differ.
     num_heads: int | tuple[int, ...]

@@ -128,7 +128,7 @@ def _by_head(tokens: Tensor, num_heads: int, head: int | None) -> Tensor:
 def _class_row(layer: Any, q: Tensor, k: Tensor, head: int | None) -> Tensor:
     """The class token's attention weights: (B, N, C) and (B, M, C) to (B, M)."""
     sima = isinstance(layer, (*SIMA_KINDS, SimAClassAttention))
-    if sima:
+    if sima and getattr(layer, "normalizes", True):
         floor = CLASS_NORM_FLOOR if isinstance(layer, SimAClassAttention) else NORM_FLOOR
         q, k = l1_normalize(q.float(), floor), l1_normalize(k.float(), floor)
     q, k = (_by_head(tokens, layer.num_heads, head) for tokens in (q[:, :1], k))
