@@ -188,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--no-compile", action="store_true", help="without torch.compile")
     training.set_defaults(run=run_train)
 
-    measuring = commands.add_parser("accuracy", help="how often held-out pictures are named rightly")
+    measuring = commands.add_parser(
+        "accuracy", help="how often held-out pictures are named rightly"
+    )
     add_data_argument(measuring)
     add_model_options(measuring)
     measuring.add_argument("--resolutions", default="160,224,320", metavar="PX,…")
@@ -635,7 +637,13 @@ def run_twins(options: argparse.Namespace) -> int:
         data = read_training_data(options.data)
         print(data.summary(), flush=True)
         twins = compare_twins(
-            data, options.out, CocoSplit(root, "val2017"), models, seeds, options.epochs, options.resolution
+            data,
+            options.out,
+            CocoSplit(root, "val2017"),
+            models,
+            seeds,
+            options.epochs,
+            options.resolution,
         )
     except (TrainingDataError, TrainingError) as error:
         raise UsageError(str(error)) from None

@@ -100,7 +100,7 @@ class Settings:
     #: The share of steps that mix pictures in pairs, half of them by cutmix.
     mix_probability: float = 0.5
     color_jitter: float = 0.3
-    #: The share of pictures that are first made coarser, so that no source is told by its sharpness.
+    #: The share of pictures that are first made coarser, so that sharpness tells no source.
     blur_probability: float = 0.5
     drop_path: float = 0.0
     ema_decay: float = 0.996
@@ -181,7 +181,7 @@ class RandomSharpness:
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """One item a step: uint8 (B, 3, side, side) and int64 (B,). The same whenever it is asked for."""
+    """One item a step: uint8 (B, 3, side, side) and int64 (B,); the same whenever asked for."""
 
     def __init__(self, pictures: PictureSet, settings: Settings, num_steps: int) -> None:
         self.pictures = pictures
@@ -449,9 +449,7 @@ class _Run:
                         )
                     progress.update()
                     if self.step % self.batches.steps_per_epoch == 0 and not last:
-                        self._log(
-                            {"step": self.step, "held_out_accuracy": self._quick_accuracy()}
-                        )
+                        self._log({"step": self.step, "held_out_accuracy": self._quick_accuracy()})
                         clock = time.perf_counter()  # not time of training
                     if now - saved_at > SAVE_SECONDS:
                         self._save()
@@ -585,7 +583,7 @@ class _Run:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile a model block by block, in place: one compilation serves all blocks that are alike."""
+    """Compile a model block by block, in place: one compilation serves all alike blocks."""
     torch._dynamo.config.recompile_limit = 64  # one for each resolution and mode
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and name.endswith("blocks"):

@@ -1,4 +1,4 @@
-"""Labelled pictures to train on: from folders or tar files, decoded once, held-out ones kept out."""
+"""Labelled pictures to train on: folders or tar files, decoded once, held-out ones apart."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ from .runtime import available_memory, cpu_quota
 STORED_SIDE = 256
 #: Memory in bytes that must stay free beside the decoded pictures.
 MEMORY_RESERVE = 2 * 2**30
-#: Cosine similarity of two signatures from which on two pictures count as the same. Between 0.95 and
+#: Cosine of two signatures from which on two pictures count as the same. Between 0.95 and
 #: 0.97 true copies lie among pictures that are only alike; leaving out too many does no harm.
 DUPLICATE_SIMILARITY = 0.95
 #: Where no source says what is held out, every so-manieth picture is.
@@ -110,7 +110,9 @@ class _Entry:
     encoded: bytes
 
 
-def read_training_data(sources: Sequence[Path], similarity: float = DUPLICATE_SIMILARITY) -> TrainingData:
+def read_training_data(
+    sources: Sequence[Path], similarity: float = DUPLICATE_SIMILARITY
+) -> TrainingData:
     """Read and decode all pictures of `sources`, and take out what lies in both parts.
 
     A source is a folder or a tar file of ``<class>/<picture>``. What is held out is told by a

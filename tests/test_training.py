@@ -1,0 +1,371 @@
+"""The training recipe: what it reads, what it writes, and that a killed run goes on exactly."""
+
+import dataclasses
+import io
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from sima_core import load_model, provenance, token_norms
+from sima_core.accuracy import held_out_accuracy
+from sima_core.attention import PlainAttention
+from sima_core.cli import main
+from sima_core.coco import CocoSplit
+from sima_core.models import create_model
+from sima_core.training import Phase, RandomSharpness, Settings, TrainingError, train
+from sima_core.training_data import (
+    PictureSet,
+    TrainingDataError,
+    near_duplicates,
+    read_training_data,
+    relabelled,
+    signatures,
+)
+from sima_core.twins import compare_twins, twins_table
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = Settings(
+    "sima_nano_12_p16", epochs=1.5, batch_size=8, phases=(Phase(0.5, (32,)), Phase(1.0, (32, 64)))
+)
+
+
+def picture(seed: int, tint: int = 0) -> Image.Image:
+    """40 × 32 pixels of coarse noise, no two alike."""
+    noise = np.random.default_rng(seed).integers(0, 200, (4, 5, 3))
+    noise[..., tint] += 55
+    return Image.fromarray(noise.astype(np.uint8)).resize((40, 32), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, 16 pictures of each to train on and 4 held out; one file is broken."""
+    root = tmp_path_factory.mktemp("photos") / "Flowers"
+    for tint, name in enumerate(("red_rose", "green leaf")):
+        for split, count in (("train", 16), ("val", 4)):
+            where = root / split / name
+            where.mkdir(parents=True)
+            for i in range(count):
+                picture(100 * tint + 50 * (split == "val") + i, tint).save(where / f"{i}.png")
+    (root / "train" / "red_rose" / "broken.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    return root
+
+
+def tar_of(file: Path, pictures: dict[str, Image.Image]) -> Path:
+    with tarfile.open(file, "w") as archive:
+        for name, image in pictures.items():
+            buffer = io.BytesIO()
+            image.save(buffer, "webp", quality=90)
+            member = tarfile.TarInfo(name)
+            member.size = buffer.tell()
+            archive.addfile(member, io.BytesIO(buffer.getvalue()))
+    return file
+
+
+def test_sources_share_one_label_space_and_copies_are_in_neither_part(
+    folder: Path, tmp_path: Path
+) -> None:
+    copied = picture(1007).resize((80, 64), Image.Resampling.BICUBIC)  # another size of the same
+    trained = tar_of(
+        tmp_path / "nets-train.tar",
+        {"n01532829/a.webp": picture(1007), "n01532829/b.webp": picture(1008)},
+    )
+    held_out = tar_of(
+        tmp_path / "nets-val.tar", {"n01532829/c.webp": copied, "n01532829/d.webp": picture(1009)}
+    )
+    data = read_training_data([folder, trained, held_out])
+    assert data.class_ids == ("flowers/green leaf", "flowers/red_rose", "n01532829")
+    assert data.class_names == ("green leaf", "red rose", "house finch")
+    assert (len(data.training), len(data.held_out)) == (33, 9)
+    assert (data.training_duplicates, data.held_out_duplicates, data.unreadable) == (1, 1, 1)
+    assert data.training.sources.count("nets") == 1
+    by_class = np.bincount(data.training.labels, minlength=3)
+    assert by_class.tolist() == [16, 16, 1]
+    assert "33 pictures to train on" in data.summary()
+
+
+def test_pictures_that_nobody_holds_out_are_held_out_by_name(tmp_path: Path) -> None:
+    pictures = {f"{c}/{i}.webp": picture(ord(c) * 100 + i) for c in "ab" for i in range(40)}
+    first = read_training_data([tar_of(tmp_path / "plain.tar", pictures)])
+    assert 0 < len(first.held_out) < 16
+    again = read_training_data([tar_of(tmp_path / "plain.tar", dict(reversed(pictures.items())))])
+    assert len(again.held_out) == len(first.held_out)
+
+
+def test_what_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError, match=r"no folder or tar file none\.tar"):
+        read_training_data([tmp_path / "none.tar"])
+    with pytest.raises(TrainingDataError, match="No picture was found"):
+        read_training_data([tmp_path])
+    (tmp_path / "cut.tar").write_bytes(b"not a tar")
+    with pytest.raises(TrainingDataError, match=r"cut\.tar is not a whole tar file"):
+        read_training_data([tmp_path / "cut.tar"])
+    one = tar_of(tmp_path / "one.tar", {f"x/{i}.webp": picture(i) for i in range(3)})
+    with pytest.raises(TrainingDataError, match="one folder a class"):
+        read_training_data([one])
+
+
+def test_near_duplicates_survive_size_and_compression_and_spare_the_others() -> None:
+    def as_set(images: list[Image.Image]) -> PictureSet:
+        arrays = [np.asarray(image) for image in images]
+        return PictureSet(arrays, np.zeros(len(arrays), np.int64), ("s",) * len(arrays))
+
+    buffer = io.BytesIO()
+    picture(3).resize((120, 96)).save(buffer, "jpeg", quality=40)
+    ours = as_set([picture(i) for i in range(6)])
+    theirs = as_set([Image.open(buffer).convert("RGB"), picture(77)])
+    in_ours, in_theirs = near_duplicates(signatures(ours), signatures(theirs))
+    assert np.flatnonzero(in_ours).tolist() == [3]
+    assert in_theirs.tolist() == [True, False]
+
+
+def test_labels_follow_the_model_that_is_measured() -> None:
+    pixels = [np.asarray(picture(i)) for i in range(4)]
+    pictures = PictureSet(pixels, np.array([0, 1, 2, 1]), ("s",) * 4)
+    found = relabelled(pictures, ("a", "b", "c"), ("c", "b"))
+    assert found.labels.tolist() == [1, 0, 1]
+    with pytest.raises(TrainingDataError, match="none of the pictures' classes"):
+        relabelled(pictures, ("a", "b", "c"), ())
+
+
+def test_accuracy_counts_ranks_by_source() -> None:
+    class Reddest(nn.Module):
+        """Ranks red, green, blue by the mean of the channels; three more classes come last."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            low = torch.full((len(x), 3), -99.0)
+            return torch.cat([x.mean((2, 3)), low], 1)
+
+    def plain(colour: tuple[int, int, int]) -> np.ndarray:
+        return np.asarray(Image.new("RGB", (20, 10), colour))
+
+    red, green = (250, 90, 0), (0, 250, 10)
+    pictures = PictureSet(
+        [plain(red), plain(red), plain(green)], np.array([0, 1, 5]), ("a", "a", "b")
+    )
+    found = held_out_accuracy(Reddest(), pictures, 32)
+    assert found.top1 == pytest.approx(1 / 3)
+    assert found.by_source == {"a": 0.5, "b": 0.0}
+    assert found.top5 == 1.0  # the last three are tied: none is better than another
+
+
+def test_a_run_leaves_weights_with_a_card_that_load_again(folder: Path, tmp_path: Path) -> None:
+    data = read_training_data([folder])
+    trained = train(data, SMALL, tmp_path / "run", compiled=False)
+    assert trained is not None
+    assert {f.name for f in (tmp_path / "run").iterdir()} >= {
+        "sima_nano_12_p16.safetensors", "labels.json", "CARD.md", "log.jsonl", "log.png",
+    }  # fmt: skip
+    model = load_model(trained.weights)
+    origin = provenance(model)
+    assert (origin.architecture, origin.labels) == ("sima_nano_12_p16", data.class_names)
+    assert origin.class_ids == data.class_ids
+    with safe_open(trained.weights, "pt") as file:
+        metadata = file.metadata()
+        assert file.get_tensor("head.weight").dtype is torch.float16
+    assert metadata["architecture"] == "sima_nano_12_p16"
+    assert json.loads(metadata["accuracy"])["224"]["images"] == 8
+    assert metadata["code_version"]
+    # The figures are those of the file: measured again, nothing changes but by rounding to halves.
+    again = held_out_accuracy(model, data.held_out, 224)
+    assert abs(again.top1 - trained.accuracy[224].top1) <= 1 / 8
+    card = trained.card.read_text("utf-8")
+    assert "held-out at 224 px" in card
+    assert "muon" in card
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    assert lines[-1]["step"] == 6
+    assert {"loss", "accuracy", "images_per_second"} <= lines[-1].keys()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import sima_core.training as training
+from sima_core.training_data import read_training_data
+training.SAVE_SECONDS = 0.0  # after every step
+import torch
+torch.set_num_threads(1)
+settings = training.Settings("sima_nano_12_p16", epochs=1.5, batch_size=8,
+    phases=(training.Phase(0.5, (32,)), training.Phase(1.0, (32, 64))))
+training.train(read_training_data([Path(sys.argv[1])]), settings, Path(sys.argv[2]), compiled=False)
+"""
+
+
+def test_a_killed_run_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
+    data = read_training_data([folder])
+    straight = train(data, SMALL, tmp_path / "straight", compiled=False)
+    run = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(run)])
+    while not (run / "state.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = torch.load(run / "state.pt", weights_only=True)
+    assert state["step"] > 0
+    resumed = train(data, SMALL, run, resume=True, compiled=False)
+    assert straight is not None
+    assert resumed is not None
+    one, other = load_file(straight.weights), load_file(resumed.weights)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_pieces_are_the_whole(folder: Path, tmp_path: Path) -> None:
+    data = read_training_data([folder])
+    assert train(data, SMALL, tmp_path / "run", stop_after=4, compiled=False) is None
+    with pytest.raises(TrainingError, match="already holds a run"):
+        train(data, SMALL, tmp_path / "run", compiled=False)
+    other = dataclasses.replace(SMALL, seed=5)
+    with pytest.raises(TrainingError, match="has another seed"):
+        train(data, other, tmp_path / "run", resume=True, compiled=False)
+    pieces = train(data, SMALL, tmp_path / "run", resume=True, compiled=False)
+    straight = train(data, SMALL, tmp_path / "straight", compiled=False)
+    assert pieces is not None
+    assert straight is not None
+    one, other_weights = load_file(pieces.weights), load_file(straight.weights)
+    assert all(torch.equal(one[name], other_weights[name]) for name in one)
+    seeded = train(data, other, tmp_path / "seeded", compiled=False)
+    assert seeded is not None
+    assert not torch.equal(load_file(seeded.weights)["head.weight"], one["head.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sima_core.training.SAVE_SECONDS", 0.0)
+    data = read_training_data([folder])
+    wild = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=1e30, epochs=10)
+    with pytest.raises(TrainingError, match=r"not a finite number .* last good state is kept"):
+        train(data, wild, tmp_path / "run", compiled=False)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["step"] >= 1
+
+
+def test_a_full_disk_is_said(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"No space left on device.*make room"):
+        train(read_training_data([folder]), SMALL, tmp_path / "run", compiled=False)
+    assert not list((tmp_path / "run").glob("state.pt*"))
+
+
+def test_training_starts_from_given_weights_class_by_class(folder: Path, tmp_path: Path) -> None:
+    data = read_training_data([folder])
+    first = train(data, SMALL, tmp_path / "first", compiled=False)
+    assert first is not None
+    still = dataclasses.replace(SMALL, optimizer="sgd", learning_rate=1e-12, weight_decay=0.0)
+    swapped = dataclasses.replace(
+        data, class_ids=data.class_ids[::-1], class_names=data.class_names[::-1]
+    )
+    second = train(swapped, still, tmp_path / "second", initial=first.weights, compiled=False)
+    assert second is not None
+    before, after = (load_model(t.weights).state_dict() for t in (first, second))
+    torch.testing.assert_close(after["head.bias"], before["head.bias"].flip(0), rtol=0, atol=1e-3)
+    assert first.weights.name in str(second.weights)
+    other = dataclasses.replace(SMALL, model="sima_deit_nano_patch16_224")
+    with pytest.raises(TrainingError, match="does not fit"):
+        train(data, other, tmp_path / "third", initial=first.weights, compiled=False)
+
+
+def test_the_command_trains_measures_and_refuses(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    arguments = ["train", str(folder), "--model", "deit_nano_patch16_224", "--out", out]
+    arguments += ["--batch-size", "8", "--resolutions", "32", "--no-compile"]
+    assert main([*arguments, "--epochs", "1"]) == 0
+    assert "held out, at 224 px" in capsys.readouterr().out
+    weights = str(tmp_path / "run" / "deit_nano_patch16_224.safetensors")
+    assert main(["accuracy", str(folder), "--checkpoint", weights, "--resolutions", "64"]) == 0
+    assert "at 64 px: " in capsys.readouterr().out
+    for wrong, says in (
+        (["--epochs", "1"], "already holds a run"),
+        (["--epochs", "0"], "must be more than 0"),
+        (["--resolutions", "100"], "multiples of 32"),
+        (["--batch-size", "7"], "even"),
+        (["--resume", "--epochs", "2"], "another epochs"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        said = capsys.readouterr().err
+        assert says in said
+        assert str(tmp_path) not in said
+
+
+def test_minutes_become_epochs_that_resuming_keeps(folder: Path, tmp_path: Path) -> None:
+    data = read_training_data([folder])
+    before = create_model("sima_nano_12_p16", num_classes=2)
+    assert train(data, SMALL, tmp_path / "run", minutes=0.02, stop_after=1, compiled=False) is None
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert state["settings"]["epochs"] != SMALL.epochs
+    assert state["model"].keys() == before.state_dict().keys()
+    train(data, SMALL, tmp_path / "run", minutes=0.02, resume=True, stop_after=1, compiled=False)
+    again = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert again["settings"]["epochs"] == state["settings"]["epochs"]
+    assert again["step"] == 2
+
+
+def test_sharpness_is_taken_away_at_random_and_never_added() -> None:
+    image = picture(1).resize((100, 80))
+    always, never = RandomSharpness(1.0), RandomSharpness(0.0)
+    assert all(40 <= min(always(image).size) <= 80 for _ in range(20))
+    assert never(image) is image
+
+
+def test_plain_attention_is_the_bare_product_and_is_captured_as_it_is() -> None:
+    torch.manual_seed(0)
+    attention = PlainAttention(16, 2)
+    x = torch.randn(2, 9, 16)
+    q, k, v = attention.qkv(x).view(2, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    expected = attention.proj((q @ k.transpose(-2, -1) @ v).transpose(1, 2).flatten(2))
+    for order in ("qk_first", "kv_first"):
+        attention.order = order
+        torch.testing.assert_close(attention(x), expected)
+    model = load_model("plain_deit_nano_patch16_224")
+    pixels = torch.randn(1, 3, 64, 64)
+    seen: list[torch.Tensor] = []
+    hook = model.blocks[11].attn.qkv.register_forward_hook(lambda m, a, out: seen.append(out))
+    norms = token_norms(model, pixels, 12)
+    hook.remove()
+    expected = seen[0][0, 1:, :128].norm(dim=-1).view(4, 4)
+    torch.testing.assert_close(norms.query[0], expected)
+
+
+def test_twins_are_trained_once_and_tabled(
+    folder: Path, tmp_path: Path, coco_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sima_core.twins.TIMED_RESOLUTIONS", (32,))
+    monkeypatch.setattr("sima_core.twins.BATCH_SIZE", 8)
+    monkeypatch.setattr("sima_core.training.compile_blocks", lambda model: None)
+    data = read_training_data([folder])
+    split = CocoSplit(coco_root, "val2017")
+    models = ["deit_nano_patch16_224", "sima_deit_nano_patch16_224_1h"]
+    twins = compare_twins(data, tmp_path / "twins", split, models, [3], 1.0, 32)
+    assert [twin.model for twin in twins] == models
+    assert all(0 <= twin.top1[0] <= 1 and 0 <= twin.auc["query"] <= 1 for twin in twins)
+    assert all(twin.forward_seconds[32] > 0 for twin in twins)
+    table = twins_table(twins)
+    assert all(f"| `{model}` |" in table for model in models)
+    result = tmp_path / "twins" / f"{models[0]}-3" / "result.json"
+    kept = result.read_text()
+    compare_twins(data, tmp_path / "twins", split, models, [3], 1.0, 32)
+    assert result.read_text() == kept  # its seconds would differ had it been trained again
+    with pytest.raises(TrainingError, match="other options"):
+        compare_twins(data, tmp_path / "twins", split, models, [3], 2.0, 32)
