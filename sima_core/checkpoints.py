@@ -36,6 +36,9 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 #: The bundled trained weights, with their `labels.json` beside them.
 DEFAULT_CHECKPOINT = ASSETS / "sima_nano_12_p16.safetensors"
 
+#: Folders of bundled weights, each file named after its architecture, with `labels.json` beside it.
+BUNDLED_FOLDERS = (ASSETS, ASSETS / "twins")
+
 HUB_PREFIX = "hf-hub:"
 #: The largest file taken from the Hub, in bytes: the largest architecture in float32 and a margin.
 MAX_HUB_BYTES = 800 * 2**20
@@ -167,15 +170,16 @@ def load_model(
 def load_best(architecture: str) -> nn.Module:
     """An architecture with the best weights there are; `provenance` says which they are.
 
-    The bundled ones for theirs; for timm's own models those that timm publishes on the Hub, where
+    Bundled ones where they are; for timm's own models those that timm publishes on the Hub, where
     there is a network; else random ones.
 
     Raises:
         CheckpointError: there is no such architecture.
     """
-    bundled = load_model(DEFAULT_CHECKPOINT)
-    if architecture == provenance(bundled).architecture:
-        return bundled
+    _require_registered(architecture)
+    for folder in BUNDLED_FOLDERS:
+        if (bundled := folder / f"{architecture}.safetensors").exists():
+            return load_model(bundled)
     published = timm.get_pretrained_cfg(architecture, allow_unregistered=True)
     if published is not None and published.hf_hub_id:
         try:

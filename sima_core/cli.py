@@ -184,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--resolutions", metavar="PX,…", help="train at these sizes alone, such as 96 or 96,128"
     )
-    training.add_argument("--device", default="cpu", help="cpu or cuda")
+    training.add_argument(
+        "--device", choices=["cpu", "cuda"], help="default: a GPU where there is one"
+    )
     training.add_argument("--no-compile", action="store_true", help="without torch.compile")
     training.set_defaults(run=run_train)
 
@@ -581,7 +583,7 @@ def run_train(options: argparse.Namespace) -> int:
             options.init,
             options.minutes,
             options.resume,
-            options.device,
+            options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
             not options.no_compile,
         )
     except (TrainingDataError, TrainingError) as error:

@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +235,7 @@ def train(
     device: str = "cpu",
     compiled: bool = True,
     stop_after: int | None = None,
+    measured_at: Sequence[int] = CARD_RESOLUTIONS,
 ) -> Trained | None:
     """Train one of `ARCHITECTURES` and write weights, labels, card, log and plot to `out`.
 
@@ -245,6 +246,7 @@ def train(
         resume: go on with the run in `out`, if there is one.
         compiled: use `torch.compile` where there is a compiler.
         stop_after: stop after so many steps of this piece, saved, and return None.
+        measured_at: the resolutions in pixels at which the held-out accuracy is measured.
 
     Raises:
         TrainingError: `out` holds another run or cannot be written, too few pictures, weights that
@@ -264,7 +266,7 @@ def train(
         run = _Run(data, settings, out, device, compiled, initial, resume, minutes)
         if not run.go(stop_after):
             return None
-        return run.finish()
+        return run.finish(measured_at)
     except OSError as error:
         raise TrainingError(_DISK_FULL.format(error.strerror or type(error).__name__)) from None
 
@@ -531,12 +533,12 @@ class _Run:
         with (self.out / _LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def finish(self) -> Trained:
+    def finish(self, measured_at: Sequence[int]) -> Trained:
         """Measure the averaged weights and write weights, labels, card and plot."""
         model, settings = self.ema.module.eval(), self.settings
         accuracy = {
             side: held_out_accuracy(model, self.data.held_out, side)
-            for side in tqdm(CARD_RESOLUTIONS, desc="held-out pictures", leave=False)
+            for side in tqdm(measured_at, desc="held-out pictures", leave=False)
         }
         weights = self.out / f"{settings.model}.safetensors"
         halves = {

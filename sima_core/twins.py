@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .accuracy import held_out_accuracy
 from .analysis import SIDES
 from .checkpoints import load_model
 from .coco import CocoSplit
@@ -88,7 +87,14 @@ def compare_twins(
     # Seed by seed, so that each model's runs are spread over the time.
     pairs = [(model, seed) for seed in seeds for model in models]
     for model, seed in tqdm(pairs, desc="runs", leave=False):
-        settings = Settings(model, seed, epochs, BATCH_SIZE, phases=phases)
+        settings = Settings(
+            model,
+            seed,
+            epochs,
+            BATCH_SIZE,
+            mix_probability=0.0,  # short runs learn from whole pictures first
+            phases=phases,
+        )
         runs[model].append(_run(data, settings, out / f"{model}-{seed}", split))
     fastest = _forward_seconds(models, len(data.class_ids))
     return [_twin(model, runs[model], fastest[model]) for model in models]
@@ -105,7 +111,8 @@ def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit)
         pass  # not done yet
     found: dict[str, Any] = {"settings": dataclasses.asdict(settings)}
     try:
-        trained = train(data, settings, folder, resume=True)
+        [side] = settings.resolutions()
+        trained = train(data, settings, folder, resume=True, measured_at=[side])
     except TrainingError as error:
         if "not a finite number" not in str(error):
             raise
@@ -113,10 +120,9 @@ def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit)
     else:
         assert trained is not None
         model = load_model(trained.weights)
-        side = settings.phases[0].resolutions[0]
         summary = Summary.of(list(evaluate(split, model)), [12]).main_maps()
         found |= {
-            "top1": held_out_accuracy(model, data.held_out, side).top1,
+            "top1": trained.accuracy[side].top1,
             "seconds": trained.seconds,
             "auc": {s: summary[s]["auc"].mean for s in SIDES},
             "pointing_game": {s: summary[s]["pointing_game"].mean for s in SIDES},
