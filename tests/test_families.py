@@ -42,10 +42,11 @@ def shallow(name: str, **options) -> torch.nn.Module:
 
 
 def test_every_family_is_registered():
-    assert len(MULTI_HEAD) == 14 + 3 + 2
+    assert len(MULTI_HEAD) == 14 + 4 + 2  # as published, and DeiT's nano size
     assert {f"{name}_1h" for name in MULTI_HEAD} < set(SIMA)
     assert {r.family for r in ARCHITECTURES.values()} == {"DeiT", "XCiT", "CvT"}
-    assert {r.attention for r in ARCHITECTURES.values()} == {"SimA", "softmax", "XCA"}
+    kinds = {r.attention for r in ARCHITECTURES.values()}
+    assert kinds == {"SimA", "softmax", "XCA", "plain QKᵀV"}
     assert all(timm.is_model(name) for name in ARCHITECTURES)
     assert set(timm.list_models("xcit_*")) < set(ARCHITECTURES)
 
