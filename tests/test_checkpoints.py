@@ -375,3 +375,12 @@ def test_hub_out_of_reach(monkeypatch):
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "cannot be reached" in error("hf-hub:owner/nano")
+
+
+def test_the_bundled_twins_are_the_best_of_their_architectures():
+    softmax, sima = map(load_best, ("deit_nano_patch16_224", "sima_deit_nano_patch16_224"))
+    for model in (softmax, sima):
+        assert provenance(model).trained
+        assert provenance(model).num_classes == 10
+    assert provenance(softmax).labels == provenance(sima).labels
+    assert not provenance(load_best("sima_deit_nano_patch16_224_1h")).trained
