@@ -59,6 +59,10 @@ class TrainingError(RuntimeError):
     """Training cannot begin or go on; the message says why, and what to do."""
 
 
+class LossNotFiniteError(TrainingError):
+    """The loss became infinite or not a number; the last good state is kept."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """A part of training with pictures of certain sizes."""
@@ -471,7 +475,7 @@ class _Run:
         loss, logits = self._loss(x, target)
         value = loss.item()
         if not math.isfinite(value):
-            raise TrainingError(
+            raise LossNotFiniteError(
                 f"The loss is not a finite number at step {self.step}: training stopped, and the "
                 "last good state is kept. Try a lower learning rate."
             )
