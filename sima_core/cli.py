@@ -185,6 +185,13 @@ def _parser() -> argparse.ArgumentParser:
         "--resolutions", metavar="PX,…", help="train at these sizes alone, such as 96 or 96,128"
     )
     training.add_argument(
+        "--mix",
+        type=float,
+        default=Settings.mix_probability,
+        metavar="SHARE",
+        help="of the steps that mix pictures in pairs (mixup, cutmix), 0 to 1",
+    )
+    training.add_argument(
         "--device", choices=["cpu", "cuda"], help="default: a GPU where there is one"
     )
     training.add_argument("--no-compile", action="store_true", help="without torch.compile")
@@ -562,6 +569,8 @@ def run_train(options: argparse.Namespace) -> int:
         raise UsageError("--batch-size must be even, since pictures are mixed in pairs")
     if options.learning_rate <= 0:
         raise UsageError("--learning-rate must be more than 0")
+    if not 0 <= options.mix <= 1:
+        raise UsageError("--mix must be between 0 and 1")
     settings = Settings(
         options.model,
         options.seed,
@@ -569,6 +578,7 @@ def run_train(options: argparse.Namespace) -> int:
         options.batch_size,
         options.optimizer,
         options.learning_rate,
+        mix_probability=options.mix,
     )
     if options.resolutions:
         only = Phase(1.0, _resolutions(options.resolutions))

@@ -119,9 +119,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             sent = content[: len(content) // 2] if fault == "cut" else content
+            # Counted first: the client may go on before this thread comes back from the network.
+            server.served[path] += len(sent)
             self.wfile.write(sent)
             self.wfile.flush()
-            server.served[path] += len(sent)
         self.close_connection = fault is not None
 
     def log_message(self, *args: object) -> None:
