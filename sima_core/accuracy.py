@@ -43,7 +43,8 @@ class Accuracy:
 def held_out_accuracy(model: nn.Module, pictures: PictureSet, resolution: int = 224) -> Accuracy:
     """Top-1 and top-5 of `model` (left in eval mode) on the pictures' centre crops.
 
-    The shorter side is resized bicubically to `resolution` pixels, and the middle square taken.
+    The shorter side is resized bicubically to `resolution` pixels, and the middle square taken. A
+    class counts as ranked only before those with smaller logits.
 
     Raises:
         ValueError: there are no pictures.
@@ -58,7 +59,8 @@ def held_out_accuracy(model: nn.Module, pictures: PictureSet, resolution: int = 
             labels = torch.from_numpy(pictures.labels[start : start + len(pixels)]).to(device)
             logits = model(pixels.to(device)).float()
             own = logits.gather(1, labels[:, None])
-            ranks.append((logits > own).sum(dim=1).cpu())
+            # A tie or a NaN counts against the model, or one that says nothing would be right.
+            ranks.append((~(logits < own)).sum(dim=1).cpu() - 1)
     rank = torch.cat(ranks).numpy()
     sources = np.array(pictures.sources)
     by_source = {str(s): float((rank[sources == s] == 0).mean()) for s in np.unique(sources)}

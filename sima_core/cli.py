@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import shlex
 import sys
 import time
@@ -50,7 +51,7 @@ from .latency import (
 from .models import ARCHITECTURES, architectures
 from .runtime import keep_freed_memory, use_available_cpus, versions
 from .targets import measure_targets
-from .training import Phase, Settings, TrainingError, train
+from .training import Phase, Settings, TrainingError, check, train
 from .training_data import TrainingDataError, read_training_data, relabelled
 from .twins import TWINS, compare_twins, twins_table
 
@@ -561,40 +562,34 @@ def _layers(text: str, depth: int) -> list[int]:
 
 def run_train(options: argparse.Namespace) -> int:
     """The `train` command: weights, card, log and plot."""
-    if options.model not in ARCHITECTURES:
-        raise UsageError(f"there is no architecture {options.model!r}: see models")
-    if options.epochs <= 0 or (options.minutes or 1) <= 0:
-        raise UsageError("--epochs and --minutes must be more than 0")
-    if options.batch_size < 2 or options.batch_size % 2:
-        raise UsageError("--batch-size must be even, since pictures are mixed in pairs")
-    if options.learning_rate <= 0:
-        raise UsageError("--learning-rate must be more than 0")
-    if not 0 <= options.mix <= 1:
-        raise UsageError("--mix must be between 0 and 1")
-    settings = Settings(
-        options.model,
-        options.seed,
-        options.epochs,
-        options.batch_size,
-        options.optimizer,
-        options.learning_rate,
-        mix_probability=options.mix,
-    )
-    if options.resolutions:
-        only = Phase(1.0, _resolutions(options.resolutions))
-        settings = dataclasses.replace(settings, phases=(only,))
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        raise UsageError("--minutes must be more than 0")
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        settings = Settings(
+            options.model,
+            seed=options.seed,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            optimizer=options.optimizer,
+            learning_rate=options.learning_rate,
+            mix_probability=options.mix,
+        )
+        if options.resolutions:
+            only = Phase(1.0, _resolutions(options.resolutions))
+            settings = dataclasses.replace(settings, phases=(only,))
+        check(settings, options.out, options.init, options.resume, device)
         data = read_training_data(options.data)
         print(data.summary(), flush=True)
         trained = train(
             data,
             settings,
             options.out,
-            options.init,
-            options.minutes,
-            options.resume,
-            options.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            not options.no_compile,
+            initial=options.init,
+            minutes=options.minutes,
+            resume=options.resume,
+            device=device,
+            compiled=not options.no_compile,
         )
     except (TrainingDataError, TrainingError) as error:
         raise UsageError(str(error)) from None
@@ -640,6 +635,7 @@ def run_twins(options: argparse.Namespace) -> int:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
         raise UsageError(f"--seeds takes whole numbers, such as 0,1: {options.seeds!r}") from None
+    [resolution] = _resolutions(str(options.resolution))
     if options.json:
         require_writable(options.json)
     root = find_root(options.coco)
@@ -648,6 +644,7 @@ def run_twins(options: argparse.Namespace) -> int:
     try:
         data = read_training_data(options.data)
         print(data.summary(), flush=True)
+        calibration.apply()
         twins = compare_twins(
             data,
             options.out,
@@ -655,7 +652,7 @@ def run_twins(options: argparse.Namespace) -> int:
             models,
             seeds,
             options.epochs,
-            options.resolution,
+            resolution,
         )
     except (TrainingDataError, TrainingError) as error:
         raise UsageError(str(error)) from None

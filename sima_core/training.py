@@ -5,15 +5,20 @@ blocks, and a resolution that grows as training goes on. Everything random in a 
 the seed and the step's number, so a run that was killed goes on exactly as it would have.
 """
 
+import copy
 import dataclasses
+import errno
+import hashlib
 import json
 import math
 import os
 import random
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,20 +28,21 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
 from timm.loss import SoftTargetCrossEntropy
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils._triton import has_triton
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .accuracy import Accuracy, held_out_accuracy
 from .checkpoints import load_model, provenance
-from .models import create_model, num_parameters
-from .runtime import VERSION, versions
+from .models import ARCHITECTURES, create_model, num_parameters
+from .runtime import VERSION, cpu_quota, versions
 from .training_data import PictureSet, TrainingData
 
 #: Gradients are scaled down to at most this ℓ2-norm.
@@ -53,6 +59,7 @@ _DISK_FULL = (
     "The run cannot be saved ({}): make room on the disk and go on with --resume. "
     "What was saved before is kept."
 )
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class TrainingError(RuntimeError):
@@ -60,7 +67,7 @@ class TrainingError(RuntimeError):
 
 
 class LossNotFiniteError(TrainingError):
-    """The loss became infinite or not a number; the last good state is kept."""
+    """Loss, gradient or weights became infinite or not a number; the last good state is kept."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,11 @@ PHASES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the outcome, beside the pictures."""
+    """Everything that decides the outcome, beside the pictures.
+
+    Raises:
+        TrainingError: a value that cannot be trained with.
+    """
 
     model: str
     seed: int = 0
@@ -111,6 +122,22 @@ class Settings:
     phases: tuple[Phase, ...] = PHASES
     #: SHA-256 of the weights to start from, if any.
     initial_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model not in ARCHITECTURES:
+            raise TrainingError(f"There is no architecture {self.model!r}: see models.")
+        if self.seed < 0:
+            raise TrainingError("The seed must be 0 or more.")
+        if not 0 < self.epochs < math.inf:
+            raise TrainingError("The epochs must be more than 0.")
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise TrainingError("The batch size must be even, since pictures are mixed in pairs.")
+        if self.optimizer not in list_optimizers():
+            raise TrainingError(f"timm has no optimiser {self.optimizer!r}: try muon or adamw.")
+        if not 0 < self.learning_rate < math.inf:
+            raise TrainingError("The learning rate must be more than 0.")
+        if not 0 <= self.mix_probability <= 1:
+            raise TrainingError("The share of steps that mix must be between 0 and 1.")
 
     def phase(self, progress: float) -> Phase:
         """The phase at `progress`, from 0 to 1."""
@@ -256,23 +283,56 @@ def train(
         TrainingError: `out` holds another run or cannot be written, too few pictures, weights that
             do not fit, no such device, or a loss that is not finite.
     """
+    check(settings, out, initial, resume, device)
     if len(data.training) < settings.batch_size:
         raise TrainingError(
             f"There are {len(data.training)} pictures to train on, fewer than one batch of "
             f"{settings.batch_size}: add pictures or make the batch smaller."
         )
-    if device != "cpu" and not torch.cuda.is_available():
-        raise TrainingError("There is no GPU here that torch can use: train on the processor.")
     if initial is not None:
         settings = dataclasses.replace(settings, initial_weights=_sha256_of(initial))
     try:
         out.mkdir(parents=True, exist_ok=True)
-        run = _Run(data, settings, out, device, compiled, initial, resume, minutes)
+        run = _Run(data, settings, out, device, compiled, initial, minutes)
         if not run.go(stop_after):
             return None
         return run.finish(measured_at)
+    except torch.OutOfMemoryError:
+        raise TrainingError(
+            "The GPU's memory is too small for these steps: start again with smaller batches."
+        ) from None
     except OSError as error:
-        raise TrainingError(_DISK_FULL.format(error.strerror or type(error).__name__)) from None
+        raise TrainingError(_cannot_write(error)) from None
+
+
+def check(settings: Settings, out: Path, initial: Path | None, resume: bool, device: str) -> None:
+    """Refuse a run that cannot begin, before any picture is read; the arguments are `train`'s.
+
+    Raises:
+        TrainingError: as `train`.
+    """
+    if device != "cpu" and not torch.cuda.is_available():
+        raise TrainingError("There is no GPU here that torch can use: train on the processor.")
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"{out.name} is a file: name a folder to train in.")
+    if (out / _STATE).exists() and not resume:
+        raise TrainingError(
+            f"{out.name} already holds a run: go on with --resume, or name another folder."
+        )
+    if initial is not None:
+        held = provenance(load_model(initial)).architecture
+        if held != settings.model:
+            raise TrainingError(
+                f"{initial.name} holds {held}, which does not fit {settings.model}: start from "
+                "weights of the same architecture."
+            )
+
+
+def _cannot_write(error: OSError) -> str:
+    reason = error.strerror or type(error).__name__
+    if error.errno in _FULL:
+        return _DISK_FULL.format(reason)
+    return f"The run cannot be read or written ({reason}): check its folder, or name another."
 
 
 class _Run:
@@ -286,12 +346,14 @@ class _Run:
         device: str,
         compiled: bool,
         initial: Path | None,
-        resume: bool,
         minutes: float | None,
     ) -> None:
         self.data, self.out, self.device = data, out, device
-        saved = self._saved(settings, minutes, resume)
+        # A processor is busy with the steps; a GPU would wait for a single worker.
+        self.num_workers = 1 if device == "cpu" else max(1, cpu_quota() - 1)
+        saved = self._saved(settings, minutes)
         self.step, self.seconds = 0, 0.0
+        self.saved_step: int | None = None
         if saved:  # its epochs may have been chosen by minutes
             settings = dataclasses.replace(settings, epochs=saved["settings"]["epochs"])
             minutes = None
@@ -324,15 +386,24 @@ class _Run:
         shape = (1, 3, 1, 1)
         self.mean = 255 * torch.tensor(IMAGENET_DEFAULT_MEAN, device=device).view(shape)
         self.std = 255 * torch.tensor(IMAGENET_DEFAULT_STD, device=device).view(shape)
-        if compiled and (device != "cpu" or shutil.which("g++") or shutil.which("clang++")):
+        if compiled and can_compile(device):
             compile_blocks(self.model)
+        self._plan(settings)
         if minutes is not None:
-            settings = dataclasses.replace(settings, epochs=self._epochs_in(minutes, settings))
-            tqdm.write(f"{minutes:g} minutes are about {settings.epochs:g} epochs here")
+            epochs = self._epochs_in(minutes)
+            tqdm.write(f"{minutes:g} minutes are about {epochs:g} epochs here")
+            self._plan(dataclasses.replace(settings, epochs=epochs))
+        if saved:
+            self._restore(saved)
+            self.saved_step = self.step
+            self._forget_log_after(self.step)
+
+    def _plan(self, settings: Settings) -> None:
+        """Lay out all steps: their pictures and learning rates."""
         self.settings = settings
-        steps_per_epoch = len(data.training) // settings.batch_size
+        steps_per_epoch = len(self.data.training) // settings.batch_size
         self.num_steps = max(1, round(settings.epochs * steps_per_epoch))
-        self.batches = _Batches(data.training, settings, self.num_steps)
+        self.batches = _Batches(self.data.training, settings, self.num_steps)
         self.schedule = CosineLRScheduler(
             self.optimizer,
             t_initial=max(2, self.num_steps),
@@ -341,30 +412,19 @@ class _Run:
             warmup_lr_init=settings.learning_rate * 1e-2,
             t_in_epochs=False,
         )
-        if saved:
-            self.model.load_state_dict(saved["model"])
-            self.ema.module.load_state_dict(saved["ema"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.seconds = saved["step"], saved["seconds"]
-            self._forget_log_after(self.step)
 
-    def _saved(
-        self, settings: Settings, minutes: float | None, resume: bool
-    ) -> dict[str, Any] | None:
+    def _saved(self, settings: Settings, minutes: float | None) -> dict[str, Any] | None:
         """The state of the run in `out`; None where there is none.
 
         Raises:
-            TrainingError: there is one but it is not to be resumed, or not this run's.
+            TrainingError: it is of another run.
         """
         if not (self.out / _STATE).exists():
             (self.out / _LOG).unlink(missing_ok=True)  # of a run that never saved
             return None
-        if not resume:
-            raise TrainingError(
-                f"{self.out.name} already holds a run: go on with --resume, or name another folder."
-            )
-        saved: dict[str, Any] = torch.load(self.out / _STATE, self.device, weights_only=True)
-        wanted = {**_plain(settings), "data": self._fingerprint()}
+        # To the processor: optimisers keep their step counts there.
+        saved: dict[str, Any] = torch.load(self.out / _STATE, "cpu", weights_only=True)
+        wanted = {**_plain(settings), "data": self.data.fingerprint()}
         other = [key for key, value in saved["settings"].items() if wanted.get(key) != value]
         if minutes is not None and "epochs" in other:
             other.remove("epochs")
@@ -375,95 +435,145 @@ class _Run:
             )
         return saved
 
-    def _fingerprint(self) -> str:
-        training, held_out = self.data.training, self.data.held_out
-        return f"{len(training)} {len(held_out)} {int(training.labels @ np.arange(len(training)))}"
-
-    def _save(self) -> None:
-        """Write the state at once or not at all."""
-        state = {
-            "settings": {**_plain(self.settings), "data": self._fingerprint()},
+    def _state(self) -> dict[str, Any]:
+        return {
+            "settings": {**_plain(self.settings), "data": self.data.fingerprint()},
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
         }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _save(self, pictures: Tensor | None = None) -> None:
+        """Write the state at once or not at all.
+
+        Args:
+            pictures: a batch that the weights must give finite logits for, or are not saved.
+        """
+        if pictures is not None:
+            self._require_sound(pictures)
         temporary = self.out / f"{_STATE}.{os.getpid()}"
         try:
-            torch.save(state, temporary)
+            torch.save(self._state(), temporary)
             temporary.replace(self.out / _STATE)
-        except (OSError, RuntimeError) as error:  # torch words a full disk as RuntimeError
+        except (OSError, RuntimeError) as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or "no space is left"
-            raise TrainingError(_DISK_FULL.format(reason)) from None
+            if isinstance(error, OSError):
+                raise
+            # So torch words a full disk.
+            raise TrainingError(_DISK_FULL.format("no space is left")) from None
+        self.saved_step = self.step
+
+    def _require_sound(self, pictures: Tensor) -> None:
+        """Refuse weights that the last update has broken: no loss has been taken of them yet."""
+        x = self._normalized(pictures)
+        # Not compiled: a graph for evaluation would take longer to build than it saves.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            for model in (self.model, self.ema.module):
+                model.eval()
+                with torch.autocast(x.device.type, torch.bfloat16):
+                    logits = model(x)
+                if not logits.isfinite().all():
+                    raise self._not_finite("The model's output")
+
+    def _not_finite(self, what: str) -> LossNotFiniteError:
+        kept = (
+            "nothing had been saved"
+            if self.saved_step is None
+            else f"the last good state, of step {self.saved_step}, is kept"
+        )
+        return LossNotFiniteError(
+            f"{what} is not a finite number at step {self.step}: training stopped, and {kept}. "
+            "Start again in another folder with a lower learning rate."
+        )
 
     def _forget_log_after(self, step: int) -> None:
         """Drop lines that a killed run wrote after its last saved state."""
-        if (self.out / _LOG).exists():
-            lines = (self.out / _LOG).read_text("utf-8").splitlines()
-            kept = [line for line in map(_json_line, lines) if line and line["step"] <= step]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            (self.out / _LOG).write_text(text, "utf-8")
+        kept = [line for line in self._logged() if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        (self.out / _LOG).write_text(text, "utf-8")
+
+    def _logged(self) -> list[dict[str, Any]]:
+        """The lines of the log, without one that a kill cut off."""
+        if not (self.out / _LOG).exists():
+            return []
+        lines = (self.out / _LOG).read_text("utf-8").splitlines()
+        return [line for line in map(_json_line, lines) if line]
 
     def go(self, stop_after: int | None) -> bool:
         """Train until the end, or for `stop_after` steps; whether the end was reached."""
         end = self.num_steps if stop_after is None else min(self.num_steps, self.step + stop_after)
         first, piece_start = self.step, self.seconds
+        pictures = None
         loader = DataLoader(
-            self.batches, None, sampler=range(self.step, end), num_workers=1, prefetch_factor=4
+            self.batches,
+            None,
+            sampler=range(self.step, end),
+            num_workers=self.num_workers,
+            prefetch_factor=4,
+            worker_init_fn=_ignore_interrupts,
         )
         saved_at = clock = time.perf_counter()
         losses, hits = [], []
         pixels_left = self._pixels(first)
         pixels_done = 0
-        with tqdm(
-            total=self.num_steps, initial=first, unit="step", desc=self.settings.model, leave=False
-        ) as progress:
-            try:
-                for pictures, labels in loader:
-                    resolution = pictures.shape[-1]
-                    loss, accuracy = self._one_step(pictures, labels)
-                    losses.append(loss)
-                    hits.append(accuracy)
-                    now = time.perf_counter()
-                    self.seconds += now - clock
-                    clock = now
-                    pixels_done += resolution**2
-                    last = self.step == self.num_steps
-                    if self.step % LOG_STEPS == 0 or last:
-                        spent = self.seconds - piece_start
-                        left = spent / pixels_done * (pixels_left - pixels_done)
-                        images = (self.step - first) * self.settings.batch_size
-                        line = {
-                            "step": self.step,
-                            "epoch": round(self.step / self.batches.steps_per_epoch, 3),
-                            "loss": round(float(np.mean(losses)), 4),
-                            "accuracy": round(float(np.mean(hits)), 4),
-                            "learning_rate": self.optimizer.param_groups[0]["lr"],
-                            "resolution": resolution,
-                            "images_per_second": round(images / spent, 1),
-                            "seconds": round(self.seconds, 1),
-                        }
-                        self._log(line)
-                        losses, hits = [], []
-                        progress.set_postfix_str(
-                            f"loss {line['loss']:.3f}, accuracy {line['accuracy']:.1%}, "
-                            f"{line['images_per_second']:.0f} images/s, "
-                            f"{_duration(left)} left"
-                        )
-                    progress.update()
-                    if self.step % self.batches.steps_per_epoch == 0 and not last:
-                        self._log({"step": self.step, "held_out_accuracy": self._quick_accuracy()})
-                        clock = time.perf_counter()  # not time of training
-                    if now - saved_at > SAVE_SECONDS:
-                        self._save()
-                        saved_at = clock = time.perf_counter()
-            except KeyboardInterrupt:
-                self._save()
-                raise
-        self._save()
+        with (
+            tqdm(
+                total=self.num_steps, initial=first, unit="step", desc=self.settings.model,
+                leave=False,
+            ) as progress,
+            _interrupts_held_back() as interrupted,
+        ):  # fmt: skip
+            for pictures, labels in loader:
+                resolution = pictures.shape[-1]
+                loss, accuracy = self._one_step(pictures, labels)
+                losses.append(loss)
+                hits.append(accuracy)
+                now = time.perf_counter()
+                self.seconds += now - clock
+                clock = now
+                pixels_done += resolution**2
+                last = self.step == self.num_steps
+                if self.step % LOG_STEPS == 0 or last:
+                    spent = self.seconds - piece_start
+                    left = spent / pixels_done * (pixels_left - pixels_done)
+                    images = (self.step - first) * self.settings.batch_size
+                    line = {
+                        "step": self.step,
+                        "epoch": round(self.step / self.batches.steps_per_epoch, 3),
+                        "loss": round(float(np.mean(losses)), 4),
+                        "accuracy": round(float(np.mean(hits)), 4),
+                        "learning_rate": self.optimizer.param_groups[0]["lr"],
+                        "resolution": resolution,
+                        "images_per_second": round(images / spent, 1),
+                        "seconds": round(self.seconds, 1),
+                    }
+                    self._log(line)
+                    losses, hits = [], []
+                    progress.set_postfix_str(
+                        f"loss {line['loss']:.3f}, accuracy {line['accuracy']:.1%}, "
+                        f"{line['images_per_second']:.0f} images/s, "
+                        f"{_duration(left)} left"
+                    )
+                progress.update()
+                if self.step % self.batches.steps_per_epoch == 0 and not last:
+                    self._log({"step": self.step, "held_out_accuracy": self._quick_accuracy()})
+                    clock = time.perf_counter()  # not time of training
+                if interrupted():
+                    self._save(pictures)
+                    raise KeyboardInterrupt
+                if now - saved_at > SAVE_SECONDS and not last:
+                    self._save(pictures)
+                    saved_at = clock = time.perf_counter()
+        self._save(pictures)
         return self.step == self.num_steps
 
     def _one_step(self, pictures: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -475,21 +585,23 @@ class _Run:
         loss, logits = self._loss(x, target)
         value = loss.item()
         if not math.isfinite(value):
-            raise LossNotFiniteError(
-                f"The loss is not a finite number at step {self.step}: training stopped, and the "
-                "last good state is kept. Try a lower learning rate."
-            )
+            raise self._not_finite("The loss")
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        if not math.isfinite(norm.item()):
+            raise self._not_finite("The gradient")
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, self.step)
         return value, (logits.argmax(-1) == target.argmax(-1)).float().mean().item()
 
-    def _inputs(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _normalized(self, pictures: Tensor) -> Tensor:
         x = pictures.to(self.device, memory_format=torch.channels_last)
-        x = (x.float() - self.mean) / self.std
+        return (x.float() - self.mean) / self.std
+
+    def _inputs(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._normalized(pictures)
         return cast(tuple[Tensor, Tensor], self.mixup(x, labels.to(self.device)))
 
     def _loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -497,30 +609,34 @@ class _Run:
             logits = self.model(x)
         return self.loss(logits.float(), target), logits
 
-    def _epochs_in(self, minutes: float, settings: Settings) -> float:
+    def _epochs_in(self, minutes: float) -> float:
         """How many epochs fit, measured at each resolution; the weights are left as they are."""
-        before = {name: t.clone() for name, t in self.model.state_dict().items()}
+        settings, before = self.settings, copy.deepcopy(self._state())
         seconds: dict[int, float] = {}
-        labels = torch.zeros(settings.batch_size, dtype=torch.int64)
         for resolution in tqdm(settings.resolutions(), desc="measuring", leave=False):
-            pictures = torch.zeros(settings.batch_size, 3, resolution, resolution).byte()
-            times = []
+            only = dataclasses.replace(settings, phases=(Phase(1.0, (resolution,)),))
+            batches = _Batches(self.data.training, only, self.num_steps)
+            preparing, stepping = [], []
             for _ in range(2 + TIMED_STEPS):
                 start = time.perf_counter()
-                self._loss(*self._inputs(pictures, labels))[0].backward()  # type: ignore[no-untyped-call]
-                if self.device != "cpu":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - start)
-            seconds[resolution] = float(np.median(times[2:]))
-        self.optimizer.zero_grad()
-        self.model.load_state_dict(before)
+                pictures, labels = batches[0]
+                between = time.perf_counter()
+                self._one_step(pictures, labels)  # ends by reading the loss, so the GPU is done
+                preparing.append(between - start)
+                stepping.append(time.perf_counter() - between)
+            prepare = float(np.median(preparing[2:])) / self.num_workers
+            step = float(np.median(stepping[2:]))
+            # Pictures are prepared beside the steps, which on a processor takes cores from them.
+            shared = step + prepare / torch.get_num_threads() if self.device == "cpu" else step
+            seconds[resolution] = max(prepare, shared)
+        self._restore(before)
         step_seconds, begin = 0.0, 0.0
         for phase in settings.phases:
             mean = float(np.mean([seconds[r] for r in phase.resolutions]))
             step_seconds += (phase.until - begin) * mean
             begin = phase.until
         steps = minutes * 60 / step_seconds
-        return round(steps * settings.batch_size / len(self.data.training), 2)
+        return max(0.01, round(steps * settings.batch_size / len(self.data.training), 2))
 
     def _pixels(self, first: int) -> int:
         """Pixels of one picture of every step from `first` on: what the time left goes by."""
@@ -539,7 +655,13 @@ class _Run:
 
     def finish(self, measured_at: Sequence[int]) -> Trained:
         """Measure the averaged weights and write weights, labels, card and plot."""
-        model, settings = self.ema.module.eval(), self.settings
+        settings = self.settings
+        model = copy.deepcopy(self.ema.module).half().float().eval()  # what the file will hold
+        if not all(t.isfinite().all() for t in model.state_dict().values()):
+            raise TrainingError(
+                "The weights are too large for half precision: start again in another folder with "
+                "a lower learning rate."
+            )
         accuracy = {
             side: held_out_accuracy(model, self.data.held_out, side)
             for side in tqdm(measured_at, desc="held-out pictures", leave=False)
@@ -561,14 +683,13 @@ class _Run:
             "std": json.dumps(IMAGENET_DEFAULT_STD),
         }
         temporary = weights.with_suffix(".partial")
-        save_file(halves, temporary, metadata)
+        temporary.write_bytes(save(halves, metadata))  # whose OSError says what is wrong
         temporary.replace(weights)
         labels = json.dumps(self.data.labels_json(), indent=1, ensure_ascii=False) + "\n"
         (self.out / "labels.json").write_text(labels, "utf-8")
         card = self.out / "CARD.md"
         card.write_text(self._card(model, weights, accuracy), "utf-8")
-        lines = (self.out / _LOG).read_text("utf-8").splitlines()
-        plot([line for line in map(_json_line, lines) if line], self.out / "log.png")
+        plot(self._logged(), self.out / "log.png")
         return Trained(weights, card, settings, accuracy, self.seconds)
 
     def _card(self, model: nn.Module, weights: Path, accuracy: Mapping[int, Accuracy]) -> str:
@@ -586,6 +707,40 @@ class _Run:
         }
         table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
         return f"# {self.settings.model}\n\n| | |\n| --- | --- |\n{table}\n"
+
+
+def can_compile(device: str) -> bool:
+    """Whether `torch.compile` has the compilers it needs."""
+    if device == "cpu":
+        return any(map(shutil.which, ("g++", "clang++")))
+    return has_triton() and any(map(shutil.which, ("gcc", "clang")))
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C wait until a step is whole; gives a function that says whether one came.
+
+    A second one is not held back.
+    """
+    handler, came = signal.getsignal(signal.SIGINT), threading.Event()
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield came.is_set  # signals go elsewhere, or are ignored
+        return
+
+    def note(*_: object) -> None:
+        came.set()
+        signal.signal(signal.SIGINT, handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the one that saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def compile_blocks(model: nn.Module) -> None:
@@ -619,7 +774,7 @@ def plot(log: list[dict[str, Any]], file: Path) -> None:
             ratio = steps[-1]["epoch"] / steps[-1]["step"]
             places = [per_epoch.get(line["step"], line["step"] * ratio) for line in checks]
             found = [line["held_out_accuracy"] for line in checks]
-            right.plot(places, found, "o-", label="held out, averaged weights")
+            right.plot(places, found, "o-", label="a quarter of the held-out, averaged weights")
         right.set(title="accuracy", xlabel="epoch")
         right.legend(fontsize=7)
         figure.savefig(file, dpi=120)
@@ -630,19 +785,14 @@ def _start_from(model: nn.Module, file: Path, data: TrainingData) -> None:
     source = load_model(file)
     found, ours = source.state_dict(), model.state_dict()
     rows = {class_id: i for i, class_id in enumerate(provenance(source).class_ids)}
+    shared = [i for i, class_id in enumerate(data.class_ids) if class_id in rows]
     for name in ("head.weight", "head.bias"):
         head = ours[name].clone()
-        for i, class_id in enumerate(data.class_ids):
-            if class_id in rows:
-                head[i] = found[name][rows[class_id]]
+        for i in shared:
+            head[i] = found[name][rows[data.class_ids[i]]]
         found[name] = head
-    try:
-        model.load_state_dict(found)
-    except RuntimeError:
-        raise TrainingError(
-            f"{file.name} holds {provenance(source).architecture}, which does not fit the model "
-            "to train."
-        ) from None
+    model.load_state_dict(found)
+    tqdm.write(f"starting from {file.name}: {len(shared)} of {len(data.class_ids)} classes known")
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
@@ -664,4 +814,5 @@ def _duration(seconds: float) -> str:
 
 
 def _sha256_of(file: Path) -> str:
-    return cast(str, provenance(load_model(file)).sha256)
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,6 +1,8 @@
 """Labelled pictures to train on: folders or tar files, decoded once, held-out ones apart."""
 
 import dataclasses
+import hashlib
+import os
 import re
 import tarfile
 import zlib
@@ -27,6 +29,8 @@ MEMORY_RESERVE = 2 * 2**30
 #: Cosine of two signatures from which on two pictures count as the same. Between 0.95 and
 #: 0.97 true copies lie among pictures that are only alike; leaving out too many does no harm.
 DUPLICATE_SIMILARITY = 0.95
+#: So many pictures that cannot be read are named; the others are only counted.
+NAMED_PROBLEMS = 10
 #: Where no source says what is held out, every so-manieth picture is.
 HELD_OUT_EVERY = 20
 
@@ -90,11 +94,24 @@ class TrainingData:
         """In one sentence, for people."""
         by_source = {s: self.training.sources.count(s) for s in sorted(set(self.training.sources))}
         parts = ", ".join(f"{count:,} of {source}" for source, count in by_source.items())
+        unread = f"; {self.unreadable:,} could not be read" if self.unreadable else ""
         return (
             f"{len(self.training):,} pictures to train on ({parts}) and {len(self.held_out):,} "
             f"held out, in {len(self.class_ids)} classes; left out as near-duplicates of the "
-            f"other part: {self.training_duplicates:,} and {self.held_out_duplicates:,}"
+            f"other part: {self.training_duplicates:,} and {self.held_out_duplicates:,}{unread}"
         )
+
+    def fingerprint(self) -> str:
+        """The same for the same classes and pictures in the same order: 16 hexadecimal digits.
+
+        Of each picture only the middle row is read, which tells pictures apart and takes no time.
+        """
+        digest = hashlib.sha256("\n".join(self.class_ids).encode())
+        for part in (self.training, self.held_out):
+            digest.update(part.labels.tobytes())
+            for pixels in part.pixels:
+                digest.update(pixels[len(pixels) // 2].tobytes())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -138,7 +155,8 @@ def read_training_data(
             for entry, decoded in zip(chunk, pool.map(_decode, chunk), strict=True):
                 if decoded is None:
                     unreadable += 1
-                    tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
+                    if unreadable <= NAMED_PROBLEMS:
+                        tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
                     continue
                 pixels.append(decoded)
                 found.append((entry.source, entry.class_id, entry.held_out, entry.name))
@@ -164,16 +182,16 @@ def read_training_data(
         raise TrainingDataError("All pictures are held out: name the pictures to train on as well.")
     training, held_out = everything.without(is_held_out), everything.without(~is_held_out)
     seen, shared = near_duplicates(signatures(training), signatures(held_out), similarity)
+    training, held_out = training.without(seen), held_out.without(shared)
+    for part, what in ((training, "train on"), (held_out, "hold out")):
+        if not len(part):
+            raise TrainingDataError(
+                f"No picture is left to {what}: add pictures, or check that those to train on "
+                "and those held out are not the same."
+            )
     names = tuple(_class_name(class_id) for class_id in class_ids)
-    return TrainingData(
-        class_ids,
-        names,
-        training.without(seen),
-        held_out.without(shared),
-        int(seen.sum()),
-        int(shared.sum()),
-        unreadable,
-    )
+    duplicates = (int(seen.sum()), int(shared.sum()))
+    return TrainingData(class_ids, names, training, held_out, *duplicates, unreadable)
 
 
 def relabelled(pictures: PictureSet, class_ids: Sequence[str], ids: Sequence[str]) -> PictureSet:
@@ -235,8 +253,10 @@ def _held_out(told: Sequence[tuple[bool | None, str]]) -> NDArray[np.bool_]:
 
 
 def _entries(sources: Sequence[Path]) -> Iterator[_Entry]:
-    for path in sources:
-        if path.is_dir():
+    for path in map(Path, map(os.path.abspath, sources)):  # so that `.` has a name
+        if path.is_dir() and path.name.lower() in _TRAIN | _HELD_OUT:  # photos/train is of photos
+            yield from _in_source(f"{path.parent.name}-{path.name}", _files(path))
+        elif path.is_dir():
             yield from _in_source(path.name, _files(path))
         elif path.is_file():
             yield from _in_source(path.name.split(".")[0], _tar_members(path))
