@@ -296,7 +296,7 @@ def train(
         run = _Run(data, settings, out, device, compiled, initial, minutes)
         if not run.go(stop_after):
             return None
-        return run.finish(measured_at)
+        return _write_results(run, measured_at)
     except torch.OutOfMemoryError:
         raise TrainingError(
             "The GPU's memory is too small for these steps: start again with smaller batches."
@@ -497,11 +497,11 @@ class _Run:
 
     def _forget_log_after(self, step: int) -> None:
         """Drop lines that a killed run wrote after its last saved state."""
-        kept = [line for line in self._logged() if line["step"] <= step]
+        kept = [line for line in self.logged() if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         (self.out / _LOG).write_text(text, "utf-8")
 
-    def _logged(self) -> list[dict[str, Any]]:
+    def logged(self) -> list[dict[str, Any]]:
         """The lines of the log, without one that a kill cut off."""
         if not (self.out / _LOG).exists():
             return []
@@ -653,60 +653,58 @@ class _Run:
         with (self.out / _LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def finish(self, measured_at: Sequence[int]) -> Trained:
-        """Measure the averaged weights and write weights, labels, card and plot."""
-        settings = self.settings
-        model = copy.deepcopy(self.ema.module).half().float().eval()  # what the file will hold
-        if not all(t.isfinite().all() for t in model.state_dict().values()):
-            raise TrainingError(
-                "The weights are too large for half precision: start again in another folder with "
-                "a lower learning rate."
-            )
-        accuracy = {
-            side: held_out_accuracy(model, self.data.held_out, side)
-            for side in tqdm(measured_at, desc="held-out pictures", leave=False)
-        }
-        weights = self.out / f"{settings.model}.safetensors"
-        halves = {
-            name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
-            for name, t in model.state_dict().items()
-            if not name.endswith("num_batches_tracked")
-        }
-        metadata = {
-            "architecture": settings.model,
-            "num_classes": str(len(self.data.class_ids)),
-            "data": self.data.summary(),
-            "recipe": json.dumps(settings.in_words(), ensure_ascii=False),
-            "accuracy": json.dumps({str(side): a.as_dict() for side, a in accuracy.items()}),
-            "code_version": VERSION,
-            "mean": json.dumps(IMAGENET_DEFAULT_MEAN),
-            "std": json.dumps(IMAGENET_DEFAULT_STD),
-        }
-        temporary = weights.with_suffix(".partial")
-        temporary.write_bytes(save(halves, metadata))  # whose OSError says what is wrong
-        temporary.replace(weights)
-        labels = json.dumps(self.data.labels_json(), indent=1, ensure_ascii=False) + "\n"
-        (self.out / "labels.json").write_text(labels, "utf-8")
-        card = self.out / "CARD.md"
-        card.write_text(self._card(model, weights, accuracy), "utf-8")
-        plot(self._logged(), self.out / "log.png")
-        return Trained(weights, card, settings, accuracy, self.seconds)
 
-    def _card(self, model: nn.Module, weights: Path, accuracy: Mapping[int, Accuracy]) -> str:
-        device = "GPU" if self.device != "cpu" else f"{torch.get_num_threads()} processor threads"
-        used = ", ".join(f"{name} {number}" for name, number in versions().items())
-        rows = {
-            "architecture": f"`{self.settings.model}`, {num_parameters(model) / 1e6:.2f} M "
-            f"parameters in float16 ({weights.stat().st_size / 1e6:.1f} MB)",
-            "classes": f"{len(self.data.class_ids)}, in `labels.json` in the order of the head",
-            "data": self.data.summary(),
-            "training time": f"{_duration(self.seconds)} on {device}",
-            **self.settings.in_words(),
-            **{f"held-out at {side} px": str(a) for side, a in accuracy.items()},
-            "made with": used,
-        }
-        table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-        return f"# {self.settings.model}\n\n| | |\n| --- | --- |\n{table}\n"
+def _write_results(run: _Run, measured_at: Sequence[int]) -> Trained:
+    """Measure a finished run's averaged weights; write weights, labels, card and plot."""
+    data, settings, out = run.data, run.settings, run.out
+    model = copy.deepcopy(run.ema.module).half().float().eval()  # what the file will hold
+    if not all(t.isfinite().all() for t in model.state_dict().values()):
+        raise TrainingError(
+            "The weights are too large for half precision: start again in another folder with "
+            "a lower learning rate."
+        )
+    accuracy = {
+        side: held_out_accuracy(model, data.held_out, side)
+        for side in tqdm(measured_at, desc="held-out pictures", leave=False)
+    }
+    weights = out / f"{settings.model}.safetensors"
+    halves = {
+        name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
+        for name, t in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    metadata = {
+        "architecture": settings.model,
+        "num_classes": str(len(data.class_ids)),
+        "data": data.summary(),
+        "recipe": json.dumps(settings.in_words(), ensure_ascii=False),
+        "accuracy": json.dumps({str(side): a.as_dict() for side, a in accuracy.items()}),
+        "code_version": VERSION,
+        "mean": json.dumps(IMAGENET_DEFAULT_MEAN),
+        "std": json.dumps(IMAGENET_DEFAULT_STD),
+    }
+    temporary = weights.with_suffix(".partial")
+    temporary.write_bytes(save(halves, metadata))  # whose OSError says what is wrong
+    temporary.replace(weights)
+    labels = json.dumps(data.labels_json(), indent=1, ensure_ascii=False) + "\n"
+    (out / "labels.json").write_text(labels, "utf-8")
+
+    device = "GPU" if run.device != "cpu" else f"{torch.get_num_threads()} processor threads"
+    rows = {
+        "architecture": f"`{settings.model}`, {num_parameters(model) / 1e6:.2f} M parameters in "
+        f"float16 ({weights.stat().st_size / 1e6:.1f} MB)",
+        "classes": f"{len(data.class_ids)}, in `labels.json` in the order of the head",
+        "data": data.summary(),
+        "training time": f"{_duration(run.seconds)} on {device}",
+        **settings.in_words(),
+        **{f"held-out at {side} px": str(a) for side, a in accuracy.items()},
+        "made with": ", ".join(f"{name} {number}" for name, number in versions().items()),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    card = out / "CARD.md"
+    card.write_text(f"# {settings.model}\n\n| | |\n| --- | --- |\n{table}\n", "utf-8")
+    plot(run.logged(), out / "log.png")
+    return Trained(weights, card, settings, accuracy, run.seconds)
 
 
 def can_compile(device: str) -> bool:
