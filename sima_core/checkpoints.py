@@ -226,7 +226,7 @@ def _load_file(
     names, label_set = _class_names(num_classes, labels)
     ids = labels.ids if labels is not None and len(labels.ids) == num_classes else ()
     model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
-        found, num_classes, True, shown_as, _sha256(path), names, label_set, ids
+        found, num_classes, True, shown_as, file_sha256(path), names, label_set, ids
     )
     return model.eval()
 
@@ -494,7 +494,12 @@ def _shape(size: torch.Size) -> str:
     return "×".join(map(str, size)) if size else "a single number"
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -51,7 +51,7 @@ from .latency import (
 from .models import ARCHITECTURES, architectures
 from .runtime import keep_freed_memory, use_available_cpus, versions
 from .targets import measure_targets
-from .training import Phase, Settings, TrainingError, check, train
+from .training import Phase, Settings, TrainingError, require_startable, train
 from .training_data import TrainingDataError, read_training_data, relabelled
 from .twins import TWINS, compare_twins, twins_table
 
@@ -578,7 +578,7 @@ def run_train(options: argparse.Namespace) -> int:
         if options.resolutions:
             only = Phase(1.0, _resolutions(options.resolutions))
             settings = dataclasses.replace(settings, phases=(only,))
-        check(settings, options.out, options.init, options.resume, device)
+        require_startable(settings, options.out, options.init, options.resume, device)
         data = read_training_data(options.data)
         print(data.summary(), flush=True)
         trained = train(

@@ -8,7 +8,6 @@ the seed and the step's number, so a run that was killed goes on exactly as it w
 import copy
 import dataclasses
 import errno
-import hashlib
 import json
 import math
 import os
@@ -40,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .accuracy import Accuracy, held_out_accuracy
-from .checkpoints import load_model, provenance
+from .checkpoints import file_sha256, load_model, provenance
 from .models import ARCHITECTURES, create_model, num_parameters
 from .runtime import VERSION, cpu_quota, versions
 from .training_data import PictureSet, TrainingData
@@ -151,6 +150,10 @@ class Settings:
     def resolutions(self) -> tuple[int, ...]:
         """All that occur, ascending."""
         return tuple(sorted({r for phase in self.phases for r in phase.resolutions}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON and for comparison with what was saved: with lists, as JSON gives them back."""
+        return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(self))))
 
     def in_words(self) -> dict[str, str]:
         """The recipe for the card and the metadata."""
@@ -283,14 +286,14 @@ def train(
         TrainingError: `out` holds another run or cannot be written, too few pictures, weights that
             do not fit, no such device, or a loss that is not finite.
     """
-    check(settings, out, initial, resume, device)
+    require_startable(settings, out, initial, resume, device)
     if len(data.training) < settings.batch_size:
         raise TrainingError(
             f"There are {len(data.training)} pictures to train on, fewer than one batch of "
             f"{settings.batch_size}: add pictures or make the batch smaller."
         )
     if initial is not None:
-        settings = dataclasses.replace(settings, initial_weights=_sha256_of(initial))
+        settings = dataclasses.replace(settings, initial_weights=file_sha256(initial))
     try:
         out.mkdir(parents=True, exist_ok=True)
         run = _Run(data, settings, out, device, compiled, initial, minutes)
@@ -305,7 +308,9 @@ def train(
         raise TrainingError(_cannot_write(error)) from None
 
 
-def check(settings: Settings, out: Path, initial: Path | None, resume: bool, device: str) -> None:
+def require_startable(
+    settings: Settings, out: Path, initial: Path | None, resume: bool, device: str
+) -> None:
     """Refuse a run that cannot begin, before any picture is read; the arguments are `train`'s.
 
     Raises:
@@ -424,7 +429,7 @@ class _Run:
             return None
         # To the processor: optimisers keep their step counts there.
         saved: dict[str, Any] = torch.load(self.out / _STATE, "cpu", weights_only=True)
-        wanted = {**_plain(settings), "data": self.data.fingerprint()}
+        wanted = {**settings.as_dict(), "data": self.data.fingerprint()}
         other = [key for key, value in saved["settings"].items() if wanted.get(key) != value]
         if minutes is not None and "epochs" in other:
             other.remove("epochs")
@@ -437,7 +442,7 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "settings": {**_plain(self.settings), "data": self.data.fingerprint()},
+            "settings": {**self.settings.as_dict(), "data": self.data.fingerprint()},
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -793,11 +798,6 @@ def _start_from(model: nn.Module, file: Path, data: TrainingData) -> None:
     tqdm.write(f"starting from {file.name}: {len(shared)} of {len(data.class_ids)} classes known")
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
-    """For comparison with what was saved: containers as torch and JSON give them back."""
-    return cast(dict[str, Any], json.loads(json.dumps(dataclasses.asdict(settings))))
-
-
 def _json_line(text: str) -> dict[str, Any] | None:
     """A line of the log; None if a kill cut it off."""
     try:
@@ -809,8 +809,3 @@ def _json_line(text: str) -> dict[str, Any] | None:
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def _sha256_of(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -108,7 +108,7 @@ def compare_twins(
 def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit) -> dict[str, Any]:
     """One run's figures, from its folder if they are there."""
     found: dict[str, Any] = {
-        "settings": json.loads(json.dumps(dataclasses.asdict(settings))),
+        "settings": settings.as_dict(),
         "data": data.fingerprint(),
         "coco": [split.split, len(split.ids)],
     }

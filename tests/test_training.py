@@ -252,11 +252,6 @@ def test_a_stopped_run_goes_on_exactly(folder: Path, tmp_path: Path, how: signal
     one, other = load_file(straight.weights), load_file(resumed.weights)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    logs = [
-        [(line["step"], line["loss"]) for line in map(json.loads, log.open()) if "loss" in line]
-        for log in (tmp_path / "straight" / "log.jsonl", run / "log.jsonl")
-    ]
-    assert logs[0][-1][0] == logs[1][-1][0] == 6
 
 
 def test_pieces_are_the_whole(folder: Path, tmp_path: Path) -> None:
