@@ -193,6 +193,21 @@ def _parser() -> argparse.ArgumentParser:
         help="of the steps that mix pictures in pairs (mixup, cutmix), 0 to 1",
     )
     training.add_argument(
+        "--coarser",
+        type=float,
+        default=Settings.coarser_probability,
+        metavar="SHARE",
+        help="of the pictures that are made coarser at random, 0 to 1",
+    )
+    training.add_argument(
+        "--compressed",
+        type=float,
+        default=Settings.compressed_probability,
+        metavar="SHARE",
+        help="of the pictures that are compressed at random, 0 to 1; for sources that were "
+        "compressed unlike each other",
+    )
+    training.add_argument(
         "--device", choices=["cpu", "cuda"], help="default: a GPU where there is one"
     )
     training.add_argument("--no-compile", action="store_true", help="without torch.compile")
@@ -574,6 +589,8 @@ def run_train(options: argparse.Namespace) -> int:
             optimizer=options.optimizer,
             learning_rate=options.learning_rate,
             mix_probability=options.mix,
+            coarser_probability=options.coarser,
+            compressed_probability=options.compressed,
         )
         if options.resolutions:
             only = Phase(1.0, _resolutions(options.resolutions))

@@ -8,6 +8,7 @@ the seed and the step's number, so a run that was killed goes on exactly as it w
 import copy
 import dataclasses
 import errno
+import io
 import json
 import math
 import os
@@ -114,8 +115,10 @@ class Settings:
     #: The share of steps that mix pictures in pairs, half of them by cutmix.
     mix_probability: float = 0.5
     color_jitter: float = 0.3
-    #: The share of pictures that are first made coarser, so that sharpness tells no source.
-    blur_probability: float = 0.5
+    #: The shares of pictures that are first made coarser, and then compressed, at random
+    #: (`RandomQuality`).
+    coarser_probability: float = 0.5
+    compressed_probability: float = 0.0
     drop_path: float = 0.0
     ema_decay: float = 0.996
     phases: tuple[Phase, ...] = PHASES
@@ -135,8 +138,13 @@ class Settings:
             raise TrainingError(f"timm has no optimiser {self.optimizer!r}: try muon or adamw.")
         if not 0 < self.learning_rate < math.inf:
             raise TrainingError("The learning rate must be more than 0.")
-        if not 0 <= self.mix_probability <= 1:
-            raise TrainingError("The share of steps that mix must be between 0 and 1.")
+        for what, share in (
+            ("steps that mix", self.mix_probability),
+            ("pictures made coarser", self.coarser_probability),
+            ("pictures compressed", self.compressed_probability),
+        ):
+            if not 0 <= share <= 1:
+                raise TrainingError(f"The share of {what} must be between 0 and 1.")
 
     def phase(self, progress: float) -> Phase:
         """The phase at `progress`, from 0 to 1."""
@@ -169,7 +177,8 @@ class Settings:
             f"cosine decay, weight decay {self.weight_decay:g}",
             "resolutions": sizes,
             "augmentation": f"random crops, flips, colour jitter {self.color_jitter:g}, "
-            f"{self.blur_probability:.0%} made coarser, mixup {self.mixup_alpha:g} and cutmix "
+            f"{self.coarser_probability:.0%} made coarser, {self.compressed_probability:.0%} "
+            f"compressed, mixup {self.mixup_alpha:g} and cutmix "
             f"{self.cutmix_alpha:g} in {self.mix_probability:.0%} of the steps, label smoothing "
             f"{self.label_smoothing:g}, drop path {self.drop_path:g}",
             "weights": f"moving average with decay {self.ema_decay:g}",
@@ -193,25 +202,33 @@ class Trained:
     seconds: float
 
 
-class RandomSharpness:
-    """Make a picture coarser at random, as if it had been taken with fewer pixels.
+class RandomQuality:
+    """Make a picture coarser and compress it, each at random.
 
-    Sources differ in sharpness, and a model can learn to tell them by it; so each is at times as
-    coarse as the coarsest.
+    Sources differ in sharpness and in how hard they were compressed, and a model can learn to tell
+    them apart by it; so each is at times as coarse, and shows as many artefacts, as the worst.
     """
 
-    def __init__(self, probability: float, smallest_side: int = 40) -> None:
-        self.probability = probability
+    def __init__(
+        self, coarser: float, compressed: float, smallest_side: int = 40, lowest_quality: int = 15
+    ) -> None:
+        self.coarser = coarser
+        self.compressed = compressed
         self.smallest_side = smallest_side
+        self.lowest_quality = lowest_quality
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """A picture of fewer pixels, or the same."""
+        """A picture of as many pixels or fewer, RGB."""
         shorter = min(image.size)
-        if random.random() >= self.probability or shorter <= self.smallest_side:
-            return image
-        scale = random.uniform(self.smallest_side, shorter) / shorter
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        return image.resize((width, height), Image.Resampling.BILINEAR)
+        if random.random() < self.coarser and shorter > self.smallest_side:
+            scale = random.uniform(self.smallest_side, shorter) / shorter
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if random.random() < self.compressed:
+            jpeg = io.BytesIO()
+            image.save(jpeg, "JPEG", quality=random.randint(self.lowest_quality, 95))
+            image = Image.open(jpeg).convert("RGB")
+        return image
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
@@ -242,8 +259,8 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
             auto_augment=None,
             interpolation="random",
         )
-        coarser = RandomSharpness(settings.blur_probability)
-        images = [transform(coarser(self.pictures.image(i))) for i in chosen]
+        worse = RandomQuality(settings.coarser_probability, settings.compressed_probability)
+        images = [transform(worse(self.pictures.image(i))) for i in chosen]
         return torch.stack(images), torch.from_numpy(self.pictures.labels[chosen])
 
 

@@ -24,7 +24,7 @@ from sima_core.accuracy import held_out_accuracy
 from sima_core.attention import PlainAttention
 from sima_core.cli import main
 from sima_core.coco import CocoSplit
-from sima_core.training import Phase, RandomSharpness, Settings, TrainingError, train
+from sima_core.training import Phase, RandomQuality, Settings, TrainingError, train
 from sima_core.training_data import (
     PictureSet,
     TrainingDataError,
@@ -368,7 +368,9 @@ def test_the_command_trains_measures_and_refuses(
         (["--optimizer", "none"], "no optimiser 'none'"),
         (["--resolutions", "100"], "multiples of 32"),
         (["--batch-size", "7"], "even"),
-        (["--mix", "1.5"], "between 0 and 1"),
+        (["--mix", "1.5"], "steps that mix must be between 0 and 1"),
+        (["--coarser", "-1"], "pictures made coarser must be between 0 and 1"),
+        (["--compressed", "nan"], "pictures compressed must be between 0 and 1"),
         (["--resume", "--epochs", "2"], "another epochs"),
         (["--resume", "--epochs", "1", "--mix", "0"], "another mix_probability"),
     ):
@@ -408,9 +410,22 @@ def test_a_gpu_trains_and_resumes(folder: Path, tmp_path: Path) -> None:
 
 def test_sharpness_is_taken_away_at_random_and_never_added() -> None:
     image = picture(1).resize((100, 80))
-    always, never = RandomSharpness(1.0), RandomSharpness(0.0)
-    assert all(40 <= min(always(image).size) <= 80 for _ in range(20))
+    always, never = RandomQuality(1.0, 0.0), RandomQuality(0.0, 0.0)
+    sides = [min(always(image).size) for _ in range(20)]
+    assert all(40 <= side <= 80 for side in sides)
+    assert len(set(sides)) > 1
     assert never(image) is image
+
+
+def test_pictures_are_compressed_at_random_and_keep_their_size() -> None:
+    image = picture(1).resize((100, 80))
+    always = RandomQuality(0.0, 1.0)
+    results = [np.asarray(always(image)).astype(int) for _ in range(20)]
+    assert all(result.shape == (80, 100, 3) for result in results)
+    errors = [float(np.abs(result - np.asarray(image)).mean()) for result in results]
+    assert min(errors) > 0
+    assert max(errors) < 40
+    assert len(set(errors)) > 1  # each at its own quality
 
 
 def test_plain_attention_is_the_bare_product_and_is_captured_as_it_is() -> None:
