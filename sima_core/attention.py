@@ -116,7 +116,7 @@ def _divide_by_norms(qkv: Tensor, matrix: Tensor, plain: bool, floor: float = NO
     Args:
         plain: `kernels.is_plain_inference`, asked once by the caller.
     """
-    if plain and kernels.supports(qkv):
+    if plain and kernels.supports(qkv, matrix):
         return kernels.divide_by_norms(qkv, matrix, floor)
     batch, _, width = qkv.shape
     dtype = torch.promote_types(qkv.dtype, torch.float32)

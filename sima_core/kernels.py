@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .runtime import cache_folder
 
@@ -30,10 +31,11 @@ _Function = Callable[..., int]
 
 
 def is_plain_inference(qkv: Tensor) -> bool:
-    """Whether operations on this tensor are neither recorded, traced nor compiled.
+    """Whether operations on this tensor are neither recorded, traced, transformed nor compiled.
 
-    Autograd and torch's compilers and tracers must see PyTorch's own operations, out of place and
-    the same for every size. What is not contiguous takes their way too.
+    Autograd in both modes, `torch.func` and torch's compilers and tracers must see PyTorch's own
+    operations, out of place and the same for every size. What is not contiguous takes their way
+    too.
     """
     return (
         not torch.compiler.is_compiling()
@@ -41,6 +43,8 @@ def is_plain_inference(qkv: Tensor) -> bool:
         and qkv.is_contiguous()
         and not (qkv.requires_grad and torch.is_grad_enabled())
         and torch._C._get_tracing_state() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
     )
 
 
@@ -49,9 +53,17 @@ def available() -> bool:
     return _function() is not None
 
 
-def supports(qkv: Tensor) -> bool:
-    """Whether `divide_by_norms` can take this tensor: float32 on the processor, and a compiler."""
-    return qkv.dtype is torch.float32 and qkv.is_cpu and _function() is not None
+def supports(qkv: Tensor, matrix: Tensor) -> bool:
+    """Whether `divide_by_norms` can take these: float32 on the processor, and a compiler.
+
+    Of the two, `matrix` may differ: under autocast a product has another type than its factors.
+    """
+    return (
+        qkv.dtype is matrix.dtype is torch.float32
+        and qkv.is_cpu
+        and matrix.is_contiguous()
+        and _function() is not None
+    )
 
 
 def divide_by_norms(qkv: Tensor, matrix: Tensor, floor: float) -> Tensor:

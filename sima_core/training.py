@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import matplotlib
@@ -224,7 +225,8 @@ class RandomQuality:
             scale = random.uniform(self.smallest_side, shorter) / shorter
             width, height = (max(1, round(side * scale)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-        if random.random() < self.compressed:
+        # Drawn only where it matters, so that runs without it stay what they were.
+        if self.compressed and random.random() < self.compressed:
             jpeg = io.BytesIO()
             image.save(jpeg, "JPEG", quality=random.randint(self.lowest_quality, 95))
             image = Image.open(jpeg).convert("RGB")
@@ -391,12 +393,7 @@ class _Run:
             _start_from(self.model, initial, data)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEmaV3(self.model, decay=settings.ema_decay, use_warmup=True)
-        self.optimizer = create_optimizer_v2(
-            self.model,
-            opt=settings.optimizer,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = _optimizer(self.model, settings)
         self.mixup = Mixup(
             settings.mixup_alpha,
             settings.cutmix_alpha,
@@ -444,10 +441,21 @@ class _Run:
         if not (self.out / _STATE).exists():
             (self.out / _LOG).unlink(missing_ok=True)  # of a run that never saved
             return None
-        # To the processor: optimisers keep their step counts there.
-        saved: dict[str, Any] = torch.load(self.out / _STATE, "cpu", weights_only=True)
+        try:  # to the processor: optimisers keep their step counts there
+            saved: dict[str, Any] = torch.load(self.out / _STATE, "cpu", weights_only=True)
+            found = saved["settings"]
+        except (EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError):
+            raise TrainingError(
+                f"The state saved in {self.out.name} is damaged: delete its {_STATE} to begin "
+                "anew, or name another folder."
+            ) from None
         wanted = {**settings.as_dict(), "data": self.data.fingerprint()}
-        other = [key for key, value in saved["settings"].items() if wanted.get(key) != value]
+        if found.keys() != wanted.keys():
+            raise TrainingError(
+                f"The run in {self.out.name} was begun by another version of this program: "
+                "name another folder."
+            )
+        other = [key for key, value in found.items() if wanted[key] != value]
         if minutes is not None and "epochs" in other:
             other.remove("epochs")
         if other:
@@ -483,15 +491,18 @@ class _Run:
             self._require_sound(pictures)
         temporary = self.out / f"{_STATE}.{os.getpid()}"
         try:
-            torch.save(self._state(), temporary)
+            with temporary.open("wb") as file:
+                try:
+                    torch.save(self._state(), file)
+                except RuntimeError as error:  # raised over the file's own
+                    raise error.__context__ or error from None
+                file.flush()
+                os.fsync(file.fileno())  # before the name: a power cut must leave one of the two
             temporary.replace(self.out / _STATE)
-        except (OSError, RuntimeError) as error:
+        except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise
-            # So torch words a full disk.
-            raise TrainingError(_DISK_FULL.format("no space is left")) from None
+            raise
         self.saved_step = self.step
 
     def _require_sound(self, pictures: Tensor) -> None:
@@ -727,6 +738,28 @@ def _write_results(run: _Run, measured_at: Sequence[int]) -> Trained:
     card.write_text(f"# {settings.model}\n\n| | |\n| --- | --- |\n{table}\n", "utf-8")
     plot(run.logged(), out / "log.png")
     return Trained(weights, card, settings, accuracy, run.seconds)
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """timm's, by name.
+
+    Raises:
+        TrainingError: it needs a package, a GPU or second derivatives that are not there.
+    """
+    try:
+        optimizer = create_optimizer_v2(
+            model,
+            opt=settings.optimizer,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+    except Exception:  # each has requirements of its own, and raises what it likes
+        optimizer = None
+    if optimizer is None or getattr(optimizer, "is_second_order", False):
+        raise TrainingError(
+            f"The optimiser {settings.optimizer!r} cannot be used here: try muon or adamw."
+        )
+    return optimizer
 
 
 def can_compile(device: str) -> bool:

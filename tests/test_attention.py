@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch.autograd import forward_ad
 
 import sima_core
 from sima_core.attention import choose_order, sima_attention
@@ -44,6 +45,36 @@ def test_gradients_are_right(order):
     torch.manual_seed(0)
     qkv = torch.randn(1, 6, 3 * 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: sima_attention(x, 2, order), qkv)
+
+
+@pytest.mark.parametrize("order", ["qk_first", "kv_first"])
+def test_forward_mode_derivatives_and_batched_calls_are_right(order):
+    torch.manual_seed(0)
+    qkv, tangent = torch.randn(2, 1, 6, 3 * 8)
+
+    def product(x):
+        return sima_attention(x, 2, order)
+
+    exact = (product(qkv.double() + 1e-6 * tangent) - product(qkv.double() - 1e-6 * tangent)) / 2e-6
+    with torch.no_grad():
+        _, by_func = torch.func.jvp(product, (qkv,), (tangent,))
+        with forward_ad.dual_level():
+            dual = product(forward_ad.make_dual(qkv, tangent))
+            by_dual = forward_ad.unpack_dual(dual).tangent
+        batched = torch.func.vmap(product)(torch.stack([qkv, tangent]))
+    for found in (by_func, by_dual):
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(batched, torch.stack([product(qkv), product(tangent)]))
+
+
+@pytest.mark.parametrize("order", ["qk_first", "kv_first"])
+def test_autocast_gives_the_same_up_to_its_precision(order):
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 300, 3 * 64)  # float32, while autocast makes products of it bfloat16
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = sima_attention(qkv, 4, order)
+    expected = written_out(qkv, 4)
+    assert (found.double() - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_gradient_at_a_zero_channel_is_finite():
