@@ -31,7 +31,7 @@ from sima_core.coco import (
 from sima_core.coco_download import download
 from sima_core.evaluate import METRIC_NAMES, baseline_maps, faithfulness
 from sima_core.heatmaps import COLORMAPS
-from sima_core.metrics import METRICS, TOLERANCE, Map, Scores, Target, peak, skip_reason
+from sima_core.metrics import METRICS, TOLERANCE, Map, Mask, Scores, Target, peak, skip_reason
 
 from .charts import Series, linear_chart
 from .explore import DEFAULT_LAYER, Explore
@@ -44,6 +44,8 @@ from .visitors import (
     model_for,
     plainly,
     require_affordable,
+    require_photo,
+    whole,
 )
 
 PAGE = 24
@@ -67,13 +69,7 @@ LARGEST: dict[str, tuple[float, float]] = {
     "Over 50 %": (0.5, 1),
 }
 
-_ROWS = {
-    "query": "Q̂",
-    "key": "K̂",
-    "centre": "Centre",
-    "random": "Random",
-    "uniform": "Uniform",
-}
+_BASELINES = {"centre": "Centre", "random": "Random", "uniform": "Uniform"}
 _FETCHING = (
     "A few pictures of COCO are being fetched for you: this takes about a minute, and they appear "
     "here by themselves. Everything else works meanwhile."
@@ -199,7 +195,7 @@ def tile(split: CocoSplit, image_id: int) -> str:
 def jumped(number: str, split_name: str | None, model_key: str | None) -> Shown:
     """Show the picture whose number was typed, such as 139 or 000000000139.jpg."""
     digits = (number or "").strip().removesuffix(".jpg")
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 12):  # as in file names
         raise ValueError("type the number of a picture, such as 139.")
     return show(int(digits), split_name, model_key)
 
@@ -245,11 +241,11 @@ def choices(shown: Shown, wanted: float) -> tuple[Any, ...]:
     )
 
 
-def draw(shown: Shown | None, layer: float, against: str) -> str:
+def draw(shown: Shown | None, layer: float | None, against: str) -> str:
     """The picture with its maps, objects and scores; runs no model."""
     if shown is None:
         return ""
-    layer = min(int(layer), max(shown.analysis.norms))
+    layer = min(whole(layer, DEFAULT_LAYER), max(shown.analysis.norms))
     picture, analysis = shown.picture, shown.analysis
     split = split_named(shown.split)
     category = None if against == ALL_OBJECTS else against
@@ -258,20 +254,21 @@ def draw(shown: Shown | None, layer: float, against: str) -> str:
     maps: dict[str, Map] = {
         side: analysis.heatmap(side, layer).resize(analysis.image.size) for side in SIDES
     }
+    target = Target(mask) if mask.any() and not mask.all() else None
     on_top = {}
     for side in SIDES:
         at = peak(maps[side])
-        outcome = Target(mask).pointing_game(maps[side]) if mask.any() and not mask.all() else ""
+        outcome = target.pointing_game(maps[side]) if target else ""
         on_top[side] = objects_svg(picture) + peak_svg(picture, at, outcome)
     maps |= baseline_maps(analysis, picture.id)
     if not picture.objects:
         card = "<p>Nothing is annotated in this picture, so there is nothing to score against.</p>"
-    elif mask.all() or not mask.any():
-        card = "<p>Only crowds are annotated in this picture: there is no object to score on.</p>"
+    elif target is None:
+        card = f"<p>{nothing_to_score(picture, mask)}</p>"
     else:
-        target = Target(mask)
         scores = {name: target.score(a) for name, a in maps.items()}
-        card = scorecard(scores, reason, float(mask.mean()), against)
+        names = map_names(analysis)
+        card = scorecard(scores, reason, float(mask.mean()), against, names)
     return (
         facts_html(shown, layer)
         + viewer_html(analysis, layer, None, COLORMAPS[0], on_top)
@@ -279,6 +276,15 @@ def draw(shown: Shown | None, layer: float, against: str) -> str:
         + f'<section class="sl-card sl-score"><h3>How well the maps find the objects</h3>{card}'
         "</section>"
     )
+
+
+def nothing_to_score(picture: CocoPicture, mask: Mask) -> str:
+    """Why there is no telling objects from the rest of an annotated picture."""
+    if mask.all():
+        return "Objects cover the whole picture: there is nothing beside them to tell them from."
+    if all(found.crowd for found in picture.objects):
+        return "Only crowds are annotated in this picture: there is no object to score on."
+    return "The objects in this picture are smaller than a pixel: there is nothing to score on."
 
 
 def facts_html(shown: Shown, layer: int) -> str:
@@ -359,8 +365,17 @@ def toggles_html(picture: CocoPicture) -> str:
     )
 
 
+def map_names(analysis: Analysis) -> dict[str, str]:
+    """What the model's maps and the baselines are called on the page."""
+    return {side: analysis.symbol(side) for side in SIDES} | _BASELINES
+
+
 def scorecard(
-    scores: Mapping[str, Scores], reason: str | None, coverage: float, against: str
+    scores: Mapping[str, Scores],
+    reason: str | None,
+    coverage: float,
+    against: str,
+    names: Mapping[str, str],
 ) -> str:
     """The metrics of both maps and of the baselines as a table, the best of each marked."""
     best = {m: max(getattr(s, m) for s in scores.values()) for m in METRICS}
@@ -377,7 +392,7 @@ def scorecard(
             else:
                 number = f"{value:.3f}" if metric != "energy_lift" else f"{value:.2f} ×"
                 cells += f"<td>{f'<b>{number}</b>' if value == best[metric] else number}</td>"
-        rows += f"<tr><th>{_ROWS[name]}</th>{cells}</tr>"
+        rows += f"<tr><th>{names[name]}</th>{cells}</tr>"
     what = "the objects" if against == ALL_OBJECTS else f"“{escape(against)}”"
     note = ""
     if reason:
@@ -396,19 +411,20 @@ def scorecard(
     )
 
 
-def rely_on(shown: Shown | None, layer: float) -> str:
+def rely_on(shown: Shown | None, layer: float | None) -> str:
     """Insertion and deletion curves of both maps, with tokens in random order beside them."""
     if shown is None:
         raise ValueError("choose a picture first.")
-    layer = min(int(layer), max(shown.analysis.norms))
+    layer = min(whole(layer, DEFAULT_LAYER), max(shown.analysis.norms))
     model = model_for(shown.model_key)
     require_affordable(model, shown.analysis.image, RESOLUTION, MAX_COST / 60)
     found = faithfulness(model, shown.analysis, shown.picture.id, layer)
+    names = map_names(shown.analysis)
     charts = ""
     for curve, title in _CURVES.items():
         series = [
             Series(
-                f"{_ROWS[name]} ({of[curve].auc:.2f})",
+                f"{names[name]} ({of[curve].auc:.2f})",
                 list(zip(of[curve].shares, of[curve].probabilities, strict=True)),
                 dashed=name in ("random", "centre"),
                 marks=False,
@@ -444,8 +460,9 @@ def open_in_explore(shown: Shown | None) -> tuple[str, dict[str, Any]]:
     """A copy of the picture for the Explore tab, and the way there."""
     if shown is None:
         raise ValueError("choose a picture first.")
+    photo = require_photo(shown.path)
     folder = Path(tempfile.mkdtemp(dir=cache_folder()))
-    return shutil.copy(shown.path, folder / f"coco-{shown.picture.id}.jpg"), gr.update(
+    return shutil.copy(photo, folder / f"coco-{shown.picture.id}.jpg"), gr.update(
         selected="explore-tab"
     )
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -24,9 +24,19 @@ from sima_core.latency import ModelTime
 from sima_core.model_cache import ModelCache, ModelGoneError
 from sima_core.models import ARCHITECTURES
 
-from .explore import DEFAULT_LAYER, DEFAULT_OPACITY, RESOLUTIONS, Explore, Look
+from .explore import DEFAULT_LAYER, DEFAULT_OPACITY, DEFAULT_RESOLUTION, RESOLUTIONS, Explore, Look
 from .viewer import Photo, escape, figure_html, linked_html, viewer
-from .visitors import COMPUTE, MAX_COST, model_for, plainly, require_affordable
+from .visitors import (
+    COMPUTE,
+    LOAD,
+    MAX_COST,
+    kept,
+    model_for,
+    plainly,
+    require_affordable,
+    require_photo,
+    whole,
+)
 
 #: The source that means the visitor's model in Explore.
 MINE = "the model in Explore"
@@ -110,14 +120,14 @@ def run(
     models: Sequence[str],
     layers: Sequence[int],
     heads: Sequence[int],
-    layer: float,
+    layer: float | None,
     kind: str,
     resolution: float,
 ) -> Compared:
     """Look with all of them, and time their models."""
     if seen is None:
         raise ValueError("choose a photo in Explore first.")
-    image = load_image(seen.path)
+    image = load_image(require_photo(seen.path))
 
     cost = 0.0
 
@@ -135,8 +145,17 @@ def run(
             )
         return model
 
-    chosen = choices_of(what, models, layers, heads, int(layer or DEFAULT_LAYER))
-    return Compared(*compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load))
+    chosen = choices_of(what, models, layers, heads, whole(layer, DEFAULT_LAYER))
+    panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
+    photo = kept(image)
+    return Compared([replace(p, analysis=replace(p.analysis, image=photo)) for p in panels], times)
+
+
+def fetch(what: str, models: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> None:
+    """Have the models' weights here before `run`, since the Hub may keep one waiting."""
+    for source in {choice.source for choice in choices_of(what, models, layers, heads, 1)}:
+        if source != MINE:
+            _SHELF.get(source)
 
 
 def draw(compared: Compared | None, colormap: str) -> str:
@@ -214,7 +233,7 @@ def build(explore: Explore) -> None:
                 list(_KINDS), value=next(iter(_KINDS)), label="Map", filterable=False
             )
             resolution = gr.Dropdown(
-                [(f"{r} px", r) for r in RESOLUTIONS], value=224, label="Resolution",
+                [(f"{r} px", r) for r in RESOLUTIONS], value=DEFAULT_RESOLUTION, label="Resolution",
                 filterable=False,
             )  # fmt: skip
             colormap = gr.Dropdown(
@@ -240,10 +259,12 @@ def build(explore: Explore) -> None:
         **quiet,
     )  # fmt: skip
     given = [explore.seen, explore.model_key, what, models, layers, heads, layer, kind, resolution]
-    start.click(
-        plainly(run), given, compared,
-        **COMPUTE, api_visibility="private", show_progress_on=grid, trigger_mode="once",
-    ).success(plainly(draw), [compared, colormap], grid, **quiet)  # fmt: skip
+    busy: dict[str, Any] = {
+        "api_visibility": "private", "show_progress_on": grid, "trigger_mode": "once",
+    }  # fmt: skip
+    start.click(plainly(fetch), [what, models, layers, heads], None, **LOAD, **busy).success(
+        plainly(run), given, compared, **COMPUTE, **busy
+    ).success(plainly(draw), [compared, colormap], grid, **quiet)
     colormap.input(plainly(draw), [compared, colormap], grid, **quiet)
     opacity.input(
         None, opacity, js="o => {document.documentElement.style.setProperty('--sl-opacity', o)}"

@@ -27,16 +27,17 @@ from .visitors import (
     MODELS,
     analyze_within_limits,
     cache_folder,
+    kept,
     model_for,
     plainly,
+    require_photo,
+    whole,
 )
 
 DEFAULT_LAYER = 12
 DEFAULT_OPACITY = 0.6
+DEFAULT_RESOLUTION = 224
 RESOLUTIONS = (112, 160, 224, 320, 448, 640)
-#: The longer side of the copy of a photo that is kept for a visit, in pixels.
-KEPT_SIDE = 2048
-
 _FORGOTTEN = "this visit was forgotten after a long pause: choose the photo again."
 
 _SAMPLES = {
@@ -116,19 +117,16 @@ class View:
     def of(cls, analysis: Analysis, layer: float | None, head: float, colormap: str) -> "View":
         """The view nearest to what was asked for that the model has."""
         depth = max(analysis.norms)
-        number = min(int(layer or DEFAULT_LAYER), depth)  # an emptied box sends None
+        number = min(whole(layer, DEFAULT_LAYER), depth)
         heads = analysis.norms[number].query.shape[1]
         return cls(number, int(head) if 1 <= head <= heads else None, colormap)
 
 
 def look(path: str | None, model_key: str | None, resolution: float) -> Look:
     """Analyse the photo at `path`, keeping only a copy small enough to hold for a whole visit."""
-    if not path or not Path(path).is_file():
-        raise ValueError("the photo is no longer here: choose or drop it again.")
+    path = require_photo(path)
     analysis = analyze_within_limits(path, model_key, int(resolution))
-    kept = analysis.image.copy()
-    kept.thumbnail((KEPT_SIDE, KEPT_SIDE))
-    return Look(path, dataclasses.replace(analysis, image=kept))
+    return Look(path, dataclasses.replace(analysis, image=kept(analysis.image)))
 
 
 def draw(seen: Look | None, layer: float | None, head: float, colormap: str) -> tuple[str, str]:
@@ -222,11 +220,11 @@ def download(
 def heatmap_api(
     image: str | None,
     model_key: str | None,
-    layer: int = DEFAULT_LAYER,
-    head: int = 0,
-    resolution: int = 224,
+    layer: int | None = DEFAULT_LAYER,
+    head: int | None = 0,
+    resolution: int | None = DEFAULT_RESOLUTION,
     colormap: str = COLORMAPS[0],
-    opacity: float = DEFAULT_OPACITY,
+    opacity: float | None = DEFAULT_OPACITY,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """Overlays of Q̂ and K̂ over a picture, and what the command line writes as JSON.
 
@@ -234,8 +232,9 @@ def heatmap_api(
     """
     if image is None:
         raise ValueError("give a picture.")
-    analysis = analyze_within_limits(image, model_key, resolution)
-    [layer] = layer_numbers(layer, len(analysis.norms))
+    analysis = analyze_within_limits(image, model_key, whole(resolution, DEFAULT_RESOLUTION))
+    [layer] = layer_numbers(whole(layer, DEFAULT_LAYER), len(analysis.norms))
+    opacity = DEFAULT_OPACITY if opacity is None else opacity
     query, key = (
         overlay(analysis.image, analysis.heatmap(side, layer, head or None), colormap, opacity)
         for side in SIDES
@@ -259,7 +258,7 @@ def build(demo: gr.Blocks) -> Explore:
     """Lay the tab out inside the current Blocks, its first sample already analysed."""
     samples = sample_photos()
     first = samples[0][0]
-    shown = look(first, None, 224)
+    shown = look(first, None, DEFAULT_RESOLUTION)
     pictures, facts = draw(shown, DEFAULT_LAYER, 0, COLORMAPS[0])
     depth, num_heads = len(shown.analysis.norms), attention_layers(BUNDLED)[0].num_heads
 
@@ -302,7 +301,7 @@ def build(demo: gr.Blocks) -> Explore:
             head = gr.Dropdown(head_choices(num_heads), value=0, label="Head", filterable=False)
             resolution = gr.Dropdown(
                 [(f"{r} px", r) for r in RESOLUTIONS],
-                value=224,
+                value=DEFAULT_RESOLUTION,
                 label="Resolution (shorter side)",
                 filterable=False,
             )
@@ -393,7 +392,7 @@ def _build_api(model_key: gr.State) -> None:
         model_key,
         gr.Number(DEFAULT_LAYER, precision=0, visible=False, label="layer, from 1"),
         gr.Number(0, precision=0, visible=False, label="head, from 1; 0 is all"),
-        gr.Number(224, precision=0, visible=False, label="resolution, pixels"),
+        gr.Number(DEFAULT_RESOLUTION, precision=0, visible=False, label="resolution, pixels"),
         gr.Textbox(COLORMAPS[0], visible=False, label="colour map"),
         gr.Number(DEFAULT_OPACITY, visible=False, label="opacity, 0 to 1"),
     ]

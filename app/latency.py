@@ -13,7 +13,7 @@ import gradio as gr
 import torch
 
 from sima_core import load_image, preprocess, provenance
-from sima_core.attention import mean_tokens
+from sima_core.attention import WEIGHTS_BUDGET, mean_tokens
 from sima_core.capture import (
     has_two_orders,
     layer_numbers,
@@ -31,12 +31,13 @@ from sima_core.latency import (
     SweepPoint,
     compare_orders,
     orders_over_tokens,
+    quartiles,
     sweep,
     time_models,
 )
 
 from .charts import Rule, Series, log_chart
-from .explore import Explore, Look, RawImage
+from .explore import DEFAULT_LAYER, DEFAULT_RESOLUTION, Explore, Look, RawImage
 from .viewer import escape
 from .visitors import (
     COMPUTE,
@@ -45,6 +46,8 @@ from .visitors import (
     plainly,
     plainly_each,
     require_affordable,
+    require_photo,
+    whole,
 )
 
 #: Multiply-accumulates of one product, (Q̂K̂ᵀ)V, that a visitor may ask for; about ten seconds.
@@ -57,6 +60,8 @@ UPDATE_SECONDS = 0.4
 #: laptop, the browser draws then.
 PAUSE_SECONDS = 0.06
 CURVE_POINTS = 9
+#: Seconds to spend on both orders, on the page and through the API.
+DEFAULT_SECONDS, API_SECONDS = 6, 3
 
 NAMES = {"qk_first": "(Q̂K̂ᵀ)V", "kv_first": "Q̂(K̂ᵀV)"}
 _LEVEL_NAMES: dict[Level, str] = {
@@ -75,17 +80,24 @@ START = (
 
 
 def measure_orders(
-    seen: Look | None, model_key: str | None, layer: float, resolution: float, seconds: float
+    seen: Look | None,
+    model_key: str | None,
+    layer: float | None,
+    resolution: float | None,
+    seconds: float | None,
 ) -> Iterator[str]:
     """The two bars, again and again while they are measured."""
     if seen is None:
         raise ValueError("choose a photo in Explore first.")
+    side = whole(resolution, DEFAULT_RESOLUTION)
+    budget = DEFAULT_SECONDS if seconds is None else seconds
     if not has_two_orders(model_for(model_key)):
-        yield whole_model_html(seen.path, model_key, int(resolution), seconds)
+        yield whole_model_html(seen.path, model_key, side, budget)
         return
     last = 0.0
     page = ""
-    for found in comparison(seen.path, model_key, int(layer), int(resolution), seconds):
+    number = whole(layer, DEFAULT_LAYER)
+    for found in comparison(seen.path, model_key, number, side, budget):
         page = orders_html(found)
         if time.monotonic() - last >= UPDATE_SECONDS:
             yield page
@@ -100,7 +112,7 @@ def whole_model_html(path: str, model_key: str | None, resolution: int, seconds:
     Raises:
         ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
     """
-    model, image = model_for(model_key), load_image(path)
+    model, image = model_for(model_key), load_image(require_photo(path))
     require_affordable(model, image, resolution, MAX_COST / 2)  # at least four passes
     pixels = preprocess(image, resolution, patch_size(model))
     [timed] = time_models([model], [pixels], min(max(seconds, 1), 20))
@@ -122,7 +134,8 @@ def comparison(
     Raises:
         ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
     """
-    model, image = model_for(model_key), load_image(path)
+    model, image = model_for(model_key), load_image(require_photo(path))
+    require_affordable(model, image, resolution)
     layers = sima_layers(model)
     [number] = layer_numbers(layer, len(layers))
     attention = layers[number - 1]
@@ -147,8 +160,7 @@ def orders_html(found: OrderComparison) -> str:
     bars = ""
     for order in ORDERS:
         m = attention.measurements[order]
-        quartiles = torch.tensor(m.times).quantile(torch.tensor([0.25, 0.75])).tolist()
-        low, high = (100 * q / (slowest * 1.25) for q in quartiles)
+        low, high = (100 * q / (slowest * 1.25) for q in quartiles(m))
         best = m.median == min(attention.seconds(o) for o in ORDERS)
         bars += (
             f'<li class="{"sl-best" if best else ""}"><span class="sl-order">{NAMES[order]}</span>'
@@ -175,6 +187,11 @@ def orders_html(found: OrderComparison) -> str:
         if attention.unsteady
         else ""
     )
+    blocks = (
+        f" Of the larger intermediate no more than {size(WEIGHTS_BUDGET)} are held at a time."
+        if found.intermediate_bytes("qk_first") > WEIGHTS_BUDGET
+        else ""
+    )
     return (
         '<section class="sl-card sl-orders" aria-label="Both orders of the product">'
         f"<h3>{faster} is {factor:.2f} times as fast</h3>"
@@ -188,14 +205,14 @@ def orders_html(found: OrderComparison) -> str:
         f"<table><thead><tr><td></td>{''.join(f'<th>{NAMES[o]}</th>' for o in ORDERS)}"
         f"<th>ratio</th></tr></thead><tbody>{rows}</tbody></table>"
         f'<p class="sl-fine">The two results differ by at most {found.relative_difference:.1e} of '
-        f"their largest value: rounding.</p>{unsteady}"
+        f"their largest value: rounding.{blocks}</p>{unsteady}"
         f'<p class="sl-fine">{escape(found.machine)}. {csv_link(comparison_rows(found), "orders")}'
         "</p></section>"
     )
 
 
 def curve(
-    seen: Look | None, model_key: str | None, layer: float, resolution: float
+    seen: Look | None, model_key: str | None, layer: float | None, resolution: float | None
 ) -> Iterator[str]:
     """Both orders over the number of tokens, up to the slider's, point by point."""
     if seen is None:
@@ -205,9 +222,12 @@ def curve(
         yield ""
         return
     layers = sima_layers(model)
-    [number] = layer_numbers(min(int(layer), len(layers)), len(layers))
+    [number] = layer_numbers(min(whole(layer, DEFAULT_LAYER), len(layers)), len(layers))
     attention = layers[number - 1]
-    width, height = input_size(*load_image(seen.path).size, int(resolution), patch_size(model))
+    photo = load_image(require_photo(seen.path))
+    width, height = input_size(
+        *photo.size, whole(resolution, DEFAULT_RESOLUTION), patch_size(model)
+    )
     most = mean_tokens(*map(math.prod, token_grids(model, number, height, width)))
     least = max(2, attention.head_dim // 4)
     sizes = sorted(
@@ -236,14 +256,9 @@ def curve_html(points: Sequence[SweepPoint], most: int) -> str:
             Series(f"{NAMES[order]} predicted", predicted, dashed=True, marks=False, color=color)
         )
         measured = [(p.num_tokens, 1e3 * p.timings.seconds(order)) for p in points]
-        spread = [
-            tuple(
-                (1e3 * torch.tensor(p.timings.measurements[order].times)).quantile(q).item()
-                for q in (0.25, 0.75)
-            )
-            for p in points
-        ]
-        series.append(Series(NAMES[order], measured, spread, color=color))  # type: ignore[arg-type]
+        ranges = (quartiles(p.timings.measurements[order]) for p in points)
+        spread = [(1e3 * low, 1e3 * high) for low, high in ranges]
+        series.append(Series(NAMES[order], measured, spread, color=color))
     rules = [Rule(head_dim, f"rule: N = {head_dim}"), Rule(most, f"this picture: {most:,}")]
     crossing = crossing_point(points)
     if crossing:
@@ -321,14 +336,20 @@ def run_sweep(over: str, progress: gr.Progress = gr.Progress()) -> Iterator[str]
 def latency_api(
     image: str | None,
     model_key: str | None,
-    layer: int = 12,
-    resolution: int = 224,
-    seconds: float = 3.0,
+    layer: int | None = DEFAULT_LAYER,
+    resolution: int | None = DEFAULT_RESOLUTION,
+    seconds: float | None = API_SECONDS,
 ) -> dict[str, Any]:
     """Both orders timed on a picture: medians, quartiles, ratios, raw times in seconds."""
     if image is None:
         raise ValueError("give a picture.")
-    *_, last = comparison(image, model_key, layer, resolution, seconds)
+    *_, last = comparison(
+        image,
+        model_key,
+        whole(layer, DEFAULT_LAYER),
+        whole(resolution, DEFAULT_RESOLUTION),
+        API_SECONDS if seconds is None else seconds,
+    )
     return last.as_dict()
 
 
@@ -372,9 +393,11 @@ def build(explore: Explore) -> None:
         with gr.Column(elem_id="latency-settings"):
             gr.Markdown("Times the photo, model and layer that are chosen in **Explore**.")
             resolution = gr.Slider(
-                112, 1536, 224, step=16, precision=0, label="Resolution (pixels)"
+                112, 1536, DEFAULT_RESOLUTION, step=16, precision=0, label="Resolution (pixels)"
             )
-            seconds = gr.Slider(2, 20, 6, step=1, precision=0, label="Time to spend (seconds)")
+            seconds = gr.Slider(
+                2, 20, DEFAULT_SECONDS, step=1, precision=0, label="Time to spend (seconds)"
+            )
             with gr.Row():
                 start = gr.Button("Measure", variant="primary", min_width=110)
                 stop = gr.Button("Stop", min_width=90)
@@ -403,9 +426,9 @@ def build(explore: Explore) -> None:
     api_inputs = [
         RawImage(visible=False, type="filepath", image_mode=None, label="picture"),
         explore.model_key,
-        gr.Number(12, precision=0, visible=False, label="layer, from 1"),
-        gr.Number(224, precision=0, visible=False, label="resolution, pixels"),
-        gr.Number(3, visible=False, label="seconds to spend, at most 20"),
+        gr.Number(DEFAULT_LAYER, precision=0, visible=False, label="layer, from 1"),
+        gr.Number(DEFAULT_RESOLUTION, precision=0, visible=False, label="resolution, pixels"),
+        gr.Number(API_SECONDS, visible=False, label="seconds to spend, at most 20"),
     ]
     gr.Button(visible=False).click(
         plainly(latency_api), api_inputs, gr.JSON(visible=False), api_name="latency", **COMPUTE

@@ -26,6 +26,9 @@ MAX_COST = 600e9
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: The longer side of the copy of a photo that is kept for a visit, in pixels.
+KEPT_SIDE = 2048
+
 #: Event options for whatever runs a model: one at a time in the whole app, the others wait and see
 #: their place in the queue.
 COMPUTE: dict[str, Any] = {"concurrency_id": "compute", "concurrency_limit": 1}
@@ -74,6 +77,29 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
     model, image = model_for(model_key), load_image(path)
     require_affordable(model, image, resolution)
     return analyze(model, image, resolution)
+
+
+def require_photo(path: str | Path | None) -> str:
+    """The path of a photo that is still there: Gradio deletes uploads after an hour.
+
+    Raises:
+        ValueError: with a sentence for the visitor.
+    """
+    if not path or not Path(path).is_file():
+        raise ValueError("the photo is no longer here: choose or drop it again.")
+    return str(path)
+
+
+def kept(image: Image.Image) -> Image.Image:
+    """A copy small enough to hold for a whole visit."""
+    copy = image.copy()
+    copy.thumbnail((KEPT_SIDE, KEPT_SIDE))
+    return copy
+
+
+def whole(value: float | None, default: int) -> int:
+    """The number in a box; `default` where a visitor has emptied it."""
+    return default if value is None else int(value)
 
 
 def cache_folder() -> Path:

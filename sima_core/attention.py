@@ -25,11 +25,16 @@ TOKEN_BLOCK = 1024
 CLASS_NORM_FLOOR = 1e-6
 
 
-def choose_order(order: Order, num_tokens: int, head_dim: int) -> Literal["qk_first", "kv_first"]:
+def choose_order(
+    order: Order, num_tokens: int, head_dim: int, like: Tensor | None = None
+) -> Literal["qk_first", "kv_first"]:
     """The order in which to multiply, for N = `num_tokens` and d = `head_dim`.
 
     ``qk_first`` is (Q̂K̂ᵀ)V, O(N²d); ``kv_first`` is Q̂(K̂ᵀV), O(Nd²). ``rule`` takes the first if
     N < d, else the second (paper section 3); ``auto`` does so from the measured `crossover` on.
+
+    Args:
+        like: what is multiplied, or float32 on the processor if None.
 
     Raises:
         ValueError: `order` is none of the four names.
@@ -38,7 +43,7 @@ def choose_order(order: Order, num_tokens: int, head_dim: int) -> Literal["qk_fi
         return order
     if order not in get_args(Order):
         raise ValueError(f"order must be one of {', '.join(get_args(Order))}; got {order!r}")
-    fewest = head_dim if order == "rule" else crossover(head_dim)
+    fewest = head_dim if order == "rule" else crossover(head_dim, like)
     return "qk_first" if num_tokens < fewest else "kv_first"
 
 
@@ -55,13 +60,14 @@ def set_crossovers(measured: Mapping[int, float]) -> None:
     _crossovers = dict(measured)
 
 
-def crossover(head_dim: int) -> float:
+def crossover(head_dim: int, like: Tensor | None = None) -> float:
     """The number of tokens from which on ``auto`` takes K̂ᵀV first.
 
     As measured for this head_dim; for another, `head_dim` times the nearest one's deviation from
-    the rule; without measurements `head_dim` itself, as the rule has it.
+    the rule. Without measurements `head_dim` itself, as the rule has it, and likewise where `like`
+    is not float32 on the processor, which is what was measured.
     """
-    if not _crossovers:
+    if not _crossovers or not (like is None or (like.is_cpu and like.dtype is torch.float32)):
         return head_dim
     if head_dim not in _crossovers:
         nearest = min(_crossovers, key=lambda measured: abs(measured - head_dim))
@@ -102,9 +108,23 @@ def sima_attention(qkv: Tensor, num_heads: int, order: Order = "auto") -> Tensor
     if qkv.dtype is torch.float16:  # the 1/N magnitudes of SimA leave its range
         return sima_attention(qkv.float(), num_heads, order).half()
     head_dim = qkv.shape[-1] // (3 * num_heads)
-    if choose_order(order, qkv.shape[1], head_dim) == "qk_first":
+    if choose_order(order, qkv.shape[1], head_dim, qkv) == "qk_first":
         return _qk_first(qkv, num_heads)
     return _kv_first(qkv, num_heads)
+
+
+def bare_products(qkv: Tensor, num_heads: int, order: Order) -> Tensor:
+    """QKᵀV, nothing normalised: (B, N, 3·C) to (B, N, C), heads concatenated.
+
+    Raises:
+        ValueError: unknown `order`.
+    """
+    q, k, v = split_heads(qkv, num_heads)
+    if choose_order(order, qkv.shape[1], q.shape[-1], qkv) == "qk_first":
+        x = (q @ k.transpose(-2, -1)) @ v
+    else:
+        x = q @ (k.transpose(-2, -1) @ v)
+    return x.transpose(1, 2).flatten(2)
 
 
 def _divide_by_norms(qkv: Tensor, matrix: Tensor, plain: bool, floor: float = NORM_FLOOR) -> Tensor:
@@ -195,7 +215,7 @@ def sima_cross_attention(
     norms = (q_norm * k_norm).view(batch, num_heads, width // num_heads, 1)
     q, k, v = (t.reshape(*t.shape[:2], num_heads, -1).transpose(1, 2) for t in (q, k, v))
     num_tokens = mean_tokens(q.shape[2], num_keys)
-    if choose_order(order, num_tokens, width // num_heads) == "kv_first":
+    if choose_order(order, num_tokens, width // num_heads, q) == "kv_first":
         x = q @ (k.transpose(-2, -1) @ v / norms).to(q.dtype)
     else:
         scaled_keys = (k.transpose(-2, -1) / norms).to(q.dtype)
@@ -279,8 +299,12 @@ class SimAttention(nn.Module):
     ) -> Tensor:
         if attn_mask is not None or is_causal:
             raise ValueError("SimA attention takes no mask: there is no softmax to mask")
-        x = sima_attention(self.qkv(x), self.num_heads, self.order)
+        x = self.product(self.qkv(x), order=self.order)
         return cast(Tensor, self.proj_drop(self.proj(x)))
+
+    def product(self, qkv: Tensor, *, order: Order) -> Tensor:
+        """What attention makes of its projections: (B, N, 3·width) to (B, N, width)."""
+        return sima_attention(qkv, self.num_heads, order)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, head_dim={self.head_dim}, order={self.order!r}"
@@ -295,17 +319,8 @@ class PlainAttention(SimAttention):
 
     normalizes = False
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
-        if attn_mask is not None or is_causal:
-            raise ValueError("plain attention takes no mask: there is no softmax to mask")
-        q, k, v = split_heads(self.qkv(x), self.num_heads)
-        if choose_order(self.order, x.shape[1], self.head_dim) == "kv_first":
-            product = q @ (k.transpose(-2, -1) @ v)
-        else:
-            product = (q @ k.transpose(-2, -1)) @ v
-        return cast(Tensor, self.proj_drop(self.proj(product.transpose(1, 2).flatten(2))))
+    def product(self, qkv: Tensor, *, order: Order) -> Tensor:
+        return bare_products(qkv, self.num_heads, order)
 
 
 class SimAClassAttention(nn.Module):

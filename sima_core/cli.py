@@ -330,8 +330,12 @@ def run_latency(options: argparse.Namespace) -> int:
     """The `latency` command: one picture's orders, a sweep, or the targets."""
     if bool(options.image) + bool(options.sweep) + options.targets != 1:
         raise UsageError("name one picture, or --sweep, or --targets")
-    if options.seconds <= 0 or (options.threads or 1) < 1:
+    if options.seconds <= 0 or (options.threads is not None and options.threads < 1):
         raise UsageError("--seconds and --threads must be more than 0")
+    if options.plot and not options.sweep:
+        raise UsageError("--plot draws a sweep: name --sweep tokens or --sweep dim with it")
+    if options.targets and (options.json or options.device or options.dtype != "float32"):
+        raise UsageError("--targets takes none of --json, --device and --dtype")
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
@@ -390,8 +394,8 @@ def _orders(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    if options.plot and options.plot.is_dir():
-        raise UsageError(f"--plot needs a file, and {options.plot} is a folder")
+    if options.plot:
+        require_png("--plot", options.plot)
     devices = [options.device] if options.device else ["cpu"]
     if not options.device and torch.cuda.is_available():
         devices.append("cuda")
@@ -434,9 +438,7 @@ def _targets() -> int:
 def run_compare(options: argparse.Namespace) -> int:
     """The `compare` command: a figure, and a line on each."""
     out: Path = options.out
-    if out.suffix.lower() != ".png":
-        raise UsageError("--out must name a .png file")
-    require_writable(out)
+    require_png("--out", out)
     calibration.apply()
     try:
         choices = [Choice.parse(text, options.layer) for text in options.models.split(",")]
@@ -479,10 +481,10 @@ def run_evaluate(options: argparse.Namespace) -> int:
     root = find_root(options.coco)
     if root is None:
         raise UsageError(NO_COCO)
-    if options.plot and options.plot.suffix.lower() != ".png":
-        raise UsageError("--plot must name a .png file")
-    for file in filter(None, (options.json, options.plot)):  # before hours of work
-        require_writable(file)
+    if options.json:
+        require_writable(options.json)
+    if options.plot:
+        require_png("--plot", options.plot)
     if options.limit is not None and options.limit < 1:
         raise UsageError("--limit must be at least 1")
     model = load_model(options.checkpoint, options.architecture)
@@ -547,6 +549,17 @@ def naming_problems(results: Iterable[PictureResult], most: int = 10) -> Iterato
         yield result
     if problems > most:
         print(f"… and {problems - most:,} more pictures cannot be read", file=sys.stderr)
+
+
+def require_png(option: str, file: Path) -> None:
+    """Refuse a figure's file that could not be written later, before any work.
+
+    Raises:
+        UsageError: it has another suffix, or as `require_writable`.
+    """
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"{option} must name a .png file")
+    require_writable(file)
 
 
 def require_writable(file: Path) -> None:

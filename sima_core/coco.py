@@ -1,7 +1,6 @@
 """COCO on disk: its pictures, their objects, and which of them to show; built on pycocotools."""
 
 import contextlib
-import functools
 import gc
 import hashlib
 import io
@@ -350,11 +349,8 @@ class CocoSplit:
 
 # One reader at a time: a large list takes gigabytes while it is parsed.
 _READING = threading.Lock()
-
-
-@functools.lru_cache(maxsize=len(SPLITS))
-def _open(root: Path, split: str, changed: int) -> CocoSplit:
-    return CocoSplit(root, split)
+# What was read, by root and split, and when its file had changed.
+_OPEN: dict[tuple[Path, str], tuple[int, CocoSplit]] = {}
 
 
 def open_split(root: Path, split: str) -> CocoSplit:
@@ -367,8 +363,16 @@ def open_split(root: Path, split: str) -> CocoSplit:
         changed = annotations_file(root, split).stat().st_mtime_ns
     except OSError:
         changed = 0
+    key = (root, split)
+    if (kept := _OPEN.get(key)) and kept[0] == changed:  # without waiting for another's reading
+        return kept[1]
     with _READING:
-        return _open(root, split, changed)
+        if not ((kept := _OPEN.get(key)) and kept[0] == changed):
+            _OPEN.pop(key, None)  # so that only one of them is in memory
+            kept = _OPEN[key] = changed, CocoSplit(root, split)
+            while len(_OPEN) > len(SPLITS):
+                del _OPEN[next(iter(_OPEN))]
+        return kept[1]
 
 
 def credit(entry: dict[str, Any]) -> str:

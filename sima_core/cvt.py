@@ -107,7 +107,11 @@ class SimAConvAttention(ConvAttention):
         self.order: Order = order
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return sima_cross_attention(q, k, v, self.num_heads, self.order)
+        return self.product(q, k, v, order=self.order)
+
+    def product(self, q: Tensor, k: Tensor, v: Tensor, *, order: Order) -> Tensor:
+        """What attention makes of its projections: (B, N, dim) and two (B, M, dim) to the first."""
+        return sima_cross_attention(q, k, v, self.num_heads, order)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, order={self.order!r}"

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -67,11 +68,15 @@ def load_image(source: str | Path | bytes | BinaryIO, upright: bool = True) -> I
         raise ImageError("This is a folder, not a picture.") from None
     except PermissionError:
         raise ImageError("The file may not be read: check its permissions.") from None
+    except NotADirectoryError:
+        raise ImageError("There is no such file.") from None
     except Image.DecompressionBombError:
         raise ImageError("The picture is too large to be decoded. Make it smaller first.") from None
     except UnidentifiedImageError:
         raise ImageError(_why_unidentified(file)) from None
     except _DECODING_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:  # no decoder's
+            raise ImageError(f"The file cannot be read ({os.strerror(error.errno)}).") from None
         if "truncated" in str(error).lower():
             raise ImageError("The picture's file ends too early: copy it again.") from None
         raise ImageError("The picture is broken and cannot be decoded.") from None
@@ -102,8 +107,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     """Scale deep grey values to 8 bits by the range of their type, or by their own if unusual."""
-    v = np.nan_to_num(values.astype(np.float64))
-    low, high = float(v.min()), float(v.max())
+    v = values.astype(np.float64)
+    finite = v[np.isfinite(v)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    v = np.nan_to_num(v, nan=low, posinf=high, neginf=low)
     if low >= 0 and np.issubdtype(values.dtype, np.integer) and high <= 65535:
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 1:

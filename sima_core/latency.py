@@ -30,7 +30,6 @@ from .attention import (
     crossover,
     mean_tokens,
     sima_attention,
-    sima_cross_attention,
     split_heads,
 )
 from .capture import CLASS_KINDS, KINDS, layer_numbers, sima_layers, token_grids
@@ -145,26 +144,12 @@ def _calls_per_block(run: Candidate) -> int:
 # ---- Reference formulations: what SimA is measured against --------------------------------------
 
 
-def bare_products(qkv: Tensor, num_heads: int, order: Order) -> Tensor:
-    """The two matrix products alone, nothing normalised: (B, N, 3·C) to (B, N, C)."""
-    batch, num_tokens, width = qkv.shape
-    q, k, v = qkv.view(batch, num_tokens, 3, num_heads, width // 3 // num_heads).permute(
-        2, 0, 3, 1, 4
-    )
-    x: Tensor
-    if choose_order(order, num_tokens, q.shape[-1]) == "qk_first":
-        x = (q @ k.transpose(-2, -1)) @ v
-    else:
-        x = q @ (k.transpose(-2, -1) @ v)
-    return x.transpose(1, 2).reshape(batch, num_tokens, width // 3)
-
-
 def published_sima(qkv: Tensor, num_heads: int, order: Order) -> Tensor:
     """SimA as published: normalise Q and K, then multiply. (B, N, 3·C) to (B, N, C)."""
     q, k, v = split_heads(qkv, num_heads)
     q, k = (F.normalize(t, p=1.0, dim=-2, eps=NORM_FLOOR) for t in (q, k))
     x: Tensor
-    if choose_order(order, q.shape[-2], q.shape[-1]) == "qk_first":
+    if choose_order(order, q.shape[-2], q.shape[-1], qkv) == "qk_first":
         x = (q @ k.transpose(-2, -1)) @ v
     else:
         x = q @ (k.transpose(-2, -1) @ v)
@@ -278,9 +263,13 @@ class OrderComparison:
         return self.levels[level].ratio("qk_first", to="kv_first")
 
     def intermediate_bytes(self, order: str) -> int:
-        """The size of the product's intermediate: H·N·M or H·d² float32 numbers."""
-        whole = self.num_tokens * self.num_keys
-        return 4 * self.num_heads * (whole if order == "qk_first" else self.head_dim**2)
+        """The size of the product's intermediate as a whole: H·N·M or H·d² numbers.
+
+        ``qk_first`` holds no more than `WEIGHTS_BUDGET` of it at a time.
+        """
+        numbers = self.num_tokens * self.num_keys if order == "qk_first" else self.head_dim**2
+        itemsize: int = getattr(torch, self.machine.dtype).itemsize
+        return self.num_heads * numbers * itemsize
 
     @property
     def reason(self) -> str:
@@ -361,10 +350,7 @@ def compare_orders(
     num_tokens, num_keys = projected[0].shape[1], projected[-1].shape[1]
 
     def product(order: Order) -> Tensor:
-        if len(projected) == 1:
-            return sima_attention(projected[0], num_heads, order)
-        q, k, v = projected
-        return sima_cross_attention(q, k, v, num_heads, order)
+        return attention.product(*projected, order=order)
 
     outputs = [product(order).double() for order in ORDERS]
     difference = (outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()
@@ -389,8 +375,8 @@ def compare_orders(
                 number,
                 done,
                 difference.item(),
-                choose_order("auto", mean_tokens(num_tokens, num_keys), head_dim),
-                crossover(head_dim),
+                choose_order("auto", mean_tokens(num_tokens, num_keys), head_dim, projected[0]),
+                crossover(head_dim, projected[0]),
                 Machine.here(projected[0]),
             )
 
@@ -615,6 +601,12 @@ def require_device(device: str) -> None:
         raise ValueError(f"this machine has no device {device!r}: choose {' or '.join(there)}")
 
 
+def quartiles(measurement: Measurement) -> tuple[float, float]:
+    """The first and third quartile of the time of one call, in seconds."""
+    low, high = torch.tensor(measurement.times).quantile(torch.tensor([0.25, 0.75])).tolist()
+    return low, high
+
+
 def plot_sweep(results: Mapping[str, Sequence[SweepPoint]], over: str, file: Path) -> None:
     """Draw a sweep as a PNG: one panel a device, median and quartiles, both axes logarithmic.
 
@@ -630,10 +622,8 @@ def plot_sweep(results: Mapping[str, Sequence[SweepPoint]], over: str, file: Pat
         for name in points[0].timings.measurements:
             fixed = not name.endswith(("fused", "auto"))
             times = [p.timings.measurements[name] for p in points]
-            low, mid, high = (
-                [1e3 * float(torch.tensor(m.times).quantile(q)) for m in times]
-                for q in (0.25, 0.5, 0.75)
-            )
+            mid = [1e3 * m.median for m in times]
+            low, high = zip(*([1e3 * q for q in quartiles(m)] for m in times), strict=True)
             [line] = panel.plot(sizes, mid, "o--" if fixed else "o-", label=name)
             panel.fill_between(sizes, low, high, color=line.get_color(), alpha=0.15)
         first = points[0]

@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,19 +38,34 @@ def cpu_quota(cgroup: Path = _CGROUP) -> int:
 
 
 def available_memory(cgroup: Path = _CGROUP) -> int:
-    """Bytes of memory that are free for this process: the machine's, or its container's if less."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):  # unlike "free", it counts what caches would yield
-                free = int(line.split()[1]) * 1024
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit != "max":
-            used = int((cgroup / "memory.current").read_text())
-            free = min(free, int(limit) - used)
-    except (OSError, ValueError):
-        pass  # not Linux, or no limit
+    """Bytes of memory that are free for this process: the machine's, or its container's if less.
+
+    What caches of files would yield counts as free. Where the system does not tell, 4 GiB are
+    assumed.
+    """
+    free = 4 * 2**30
+    with suppress(OSError, ValueError, KeyError):
+        free = 1024 * int(_table(Path("/proc/meminfo"))["MemAvailable:"])
+    for limit, used, statistics, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
+    ):
+        with suppress(OSError, ValueError, KeyError):  # no container, no limit, or another version
+            allowed = int((cgroup / limit).read_text())
+            taken = int((cgroup / used).read_text()) - int(_table(cgroup / statistics)[cached])
+            free = min(free, allowed - taken)
     return max(free, 0)
+
+
+def _table(file: Path) -> dict[str, str]:
+    """The lines of a file of names and numbers, as Linux writes them."""
+    rows = (line.split() for line in file.read_text().splitlines())
+    return {row[0]: row[1] for row in rows if len(row) > 1}
 
 
 def use_available_cpus() -> int:

@@ -444,7 +444,17 @@ class _Run:
         try:  # to the processor: optimisers keep their step counts there
             saved: dict[str, Any] = torch.load(self.out / _STATE, "cpu", weights_only=True)
             found = saved["settings"]
-        except (EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError):
+        except (
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            OSError,
+            UnpicklingError,
+        ) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # so cut files end too
+                raise
             raise TrainingError(
                 f"The state saved in {self.out.name} is damaged: delete its {_STATE} to begin "
                 "anew, or name another folder."
@@ -746,15 +756,14 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     Raises:
         TrainingError: it needs a package, a GPU or second derivatives that are not there.
     """
-    try:
+    optimizer: torch.optim.Optimizer | None = None
+    with suppress(Exception):  # each has requirements of its own, and raises what it likes
         optimizer = create_optimizer_v2(
             model,
             opt=settings.optimizer,
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-    except Exception:  # each has requirements of its own, and raises what it likes
-        optimizer = None
     if optimizer is None or getattr(optimizer, "is_second_order", False):
         raise TrainingError(
             f"The optimiser {settings.optimizer!r} cannot be used here: try muon or adamw."

@@ -31,7 +31,7 @@ MEMORY_RESERVE = 2 * 2**30
 DUPLICATE_SIMILARITY = 0.95
 #: So many pictures that cannot be read are named; the others are only counted.
 NAMED_PROBLEMS = 10
-#: Where no source says what is held out, every so-manieth picture is.
+#: Where no source says what is held out, one picture in so many is, chosen by its name.
 HELD_OUT_EVERY = 20
 
 _TRAIN, _HELD_OUT = {"train", "training"}, {"val", "valid", "validation", "test"}
@@ -134,8 +134,8 @@ def read_training_data(
 
     A source is a folder or a tar file of ``<class>/<picture>``. What is held out is told by a
     folder ``train`` or ``val`` above the classes, or by a source's name that ends so
-    (``flowers-val.tar``); where no source says so, every twentieth picture is held out. A class
-    that several sources have under one WordNet id is one class.
+    (``flowers-val.tar``); where nothing is said to be held out, about one picture in twenty is. A
+    class that several sources have under one WordNet id is one class.
 
     Near-duplicates (`near_duplicates`) of held-out pictures are not trained on. Neither are they
     counted as held out: weights to start from may have seen their other copy.
@@ -271,7 +271,9 @@ def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[_En
     before, _, after = stem.rpartition("-")
     split = after.lower() if before and after.lower() in _TRAIN | _HELD_OUT else None
     source = (before if split else stem).lower()
-    for name, encoded in pictures:
+    for raw_name, encoded in pictures:
+        # What is no UTF-8 becomes question marks, since names go into messages and files.
+        name = raw_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         parts = PurePosixPath(name).parts
         if len(parts) < 2:
             continue  # in no class

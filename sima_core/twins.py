@@ -7,6 +7,7 @@ softmax and XCA, and a single head nearly as good.
 
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from contextlib import suppress
@@ -81,8 +82,14 @@ def compare_twins(
         resolution: input side of training and of the accuracy, in pixels.
 
     Raises:
-        TrainingError: `out` holds other runs, or cannot be written.
+        TrainingError: `out` holds other runs, or cannot be written; or COCO has no picture to
+            score on.
     """
+    if not split.select(num_objects=(1, math.inf)):  # before hours of training
+        raise TrainingError(
+            f"There is no picture of {split.split} with objects to score the maps on: fetch some "
+            "with coco download."
+        )
     phases = (Phase(1.0, (resolution,)),)
     runs: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
     # Seed by seed, so that each model's runs are spread over the time.
@@ -127,7 +134,10 @@ def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit)
     else:
         assert trained is not None
         model = load_model(trained.weights)
-        summary = Summary.of(list(evaluate(split, model)), [12]).main_maps()
+        try:
+            summary = Summary.of(list(evaluate(split, model)), [12]).main_maps()
+        except ValueError as error:  # all objects too small, say
+            raise TrainingError(str(error)) from None
         found |= {
             "top1": trained.accuracy[side].top1,
             "seconds": trained.seconds,

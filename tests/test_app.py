@@ -614,6 +614,71 @@ def test_untrained_weights_are_looked_for_again(monkeypatch):
     assert shelf.get("sima_nano_12_p16") is trained
 
 
+def test_emptied_number_boxes_mean_their_defaults(photo_file):
+    from app import explore, latency
+
+    seen = explore.look(str(photo_file), None, 224)
+    *_, page = latency.measure_orders(seen, None, None, None, 1)
+    assert "Layer 12:" in page
+    assert next(latency.curve(seen, None, None, None))
+    about = explore.heatmap_api(str(photo_file), None, None, None, None, opacity=None)[2]
+    assert (about["layer"], about["head"], about["resolution"]) == (12, None, 224)
+
+
+def test_a_photo_that_was_deleted_is_said_to_be_gone(photo_file, tmp_path):
+    from app import coco, explore, latency
+    from app import compare as tab
+
+    gone = tmp_path / "gone.jpg"
+    shutil.copy(photo_file, gone)
+    seen = explore.look(str(gone), None, 64)
+    shown = coco.Shown("val2017", None, gone, seen.analysis, None)
+    gone.unlink()
+    for handler in (
+        lambda: list(latency.measure_orders(seen, None, 12, 64, 1)),
+        lambda: list(latency.curve(seen, None, 12, 64)),
+        lambda: tab.run(seen, None, tab.OF_LAYERS, [tab.MINE], [1, 2], [], 12, "Token norms", 64),
+        lambda: coco.open_in_explore(shown),
+    ):
+        with pytest.raises(ValueError, match="no longer here"):
+            handler()
+
+
+def test_a_visit_keeps_no_full_size_photo(tmp_path):
+    from app import compare as tab
+    from app import explore
+
+    Image.effect_noise((3000, 2400), 60).convert("RGB").save(tmp_path / "large.jpg")
+    seen = explore.look(str(tmp_path / "large.jpg"), None, 64)
+    found = tab.run(seen, None, tab.OF_LAYERS, [tab.MINE], [1, 2], [], 12, "Token norms", 64)
+    for analysis in (seen.analysis, *(panel.analysis for panel in found.panels)):
+        assert analysis.image.size == (2048, 1638)
+
+
+@pytest.mark.parametrize(
+    ("image_id", "said"),
+    [(3, "Nothing is annotated"), (5, "cover the whole picture"), (8, "Only crowds")],
+)
+def test_why_a_coco_picture_has_no_scores(coco_root, monkeypatch, image_id, said):
+    from app import coco
+
+    monkeypatch.setenv("SIMA_COCO_ROOT", str(coco_root))
+    assert said in coco.draw(coco.show(image_id, "val2017", None), 12, coco.ALL_OBJECTS)
+
+
+def test_scores_are_named_as_the_maps_are(coco_root, monkeypatch):
+    from app import coco, visitors
+
+    monkeypatch.setenv("SIMA_COCO_ROOT", str(coco_root))
+    key = visitors.MODELS.add(load_model("deit_tiny_patch16_224"))
+    try:
+        page = coco.draw(coco.show(1, "val2017", key), 12, coco.ALL_OBJECTS)
+    finally:
+        visitors.MODELS.drop(key)
+    assert "<tr><th>Q</th>" in page
+    assert "Q̂" not in page.split("sl-score")[1]
+
+
 def test_a_forgotten_visit_is_explained():
     from app import explore
 

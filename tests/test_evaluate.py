@@ -121,6 +121,19 @@ def test_a_look_at_a_few_keeps_what_a_longer_run_has_done(coco_root, model):
     assert _journals()
 
 
+def test_a_journal_that_another_run_wrote_anew_gives_no_other_pictures_result(coco_root, model):
+    split = CocoSplit(coco_root, "val2017")
+    straight = [(r.id, r.skipped) for r in evaluate(split, model, limit=8)]
+    some = evaluate(split, model, limit=8)
+    for _ in range(7):
+        next(some)
+    [journal] = _journals()
+    resumed = evaluate(split, model, limit=8)
+    found = [next(resumed)]
+    journal.write_text(journal.read_text().replace('"id": 2,', '"id": 8,'))
+    assert [(r.id, r.skipped) for r in (*found, *resumed)] == straight
+
+
 def _journals() -> list[Path]:
     return list((cache_folder() / "evaluations").glob("*.jsonl"))
 

@@ -43,6 +43,24 @@ def test_16_bit_is_scaled_not_clipped(kind):
     np.testing.assert_array_equal(loaded[..., 0], RAMP)
 
 
+def test_infinities_leave_the_other_pixels_alone():
+    values = RAMP / np.float32(255)
+    clean = np.asarray(load_image(encoded(Image.fromarray(values), "TIFF")))
+    values[0, 0], values[0, 1], values[1, 0] = np.inf, -np.inf, np.nan
+    loaded = np.asarray(load_image(encoded(Image.fromarray(values), "TIFF")))
+    assert np.array_equal(loaded[2:], clean[2:])
+    assert loaded[0, 0].tolist() == [loaded.max()] * 3
+    assert loaded[0, 1].tolist() == loaded[1, 0].tolist() == [loaded.min()] * 3
+
+
+def test_what_the_system_says_of_a_file_is_said(tmp_path):
+    with pytest.raises(ImageError, match=r"cannot be read \(File name too long\)"):
+        load_image(tmp_path / ("x" * 300))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ImageError, match="no such file"):
+        load_image(tmp_path / "file" / "x.png")
+
+
 def test_floating_point_pictures_are_scaled():
     loaded = np.asarray(load_image(encoded(Image.fromarray(RAMP / np.float32(255)), "TIFF")))
     np.testing.assert_array_equal(loaded[..., 1], RAMP)

@@ -9,13 +9,12 @@ from test_attention import written_out
 from test_cli import run
 from torch.utils.benchmark import Measurement
 
-from sima_core import attention, calibration, kernels, latency
-from sima_core.attention import choose_order, set_crossovers, sima_attention
+from sima_core import attention, calibration, kernels, latency, load_model
+from sima_core.attention import bare_products, choose_order, set_crossovers, sima_attention
 from sima_core.latency import (
     ORDERS,
     Ratio,
     Timings,
-    bare_products,
     compare_orders,
     cross_covariance_attention,
     fused_softmax_attention,
@@ -112,6 +111,10 @@ def test_auto_follows_the_measured_crossover(no_calibration):
     assert choose_order("auto", 127, 64) == "qk_first"
     assert choose_order("auto", 31, 48) == "kv_first"  # the nearest is 32: 48 · 20 / 32 = 30
     assert choose_order("rule", 31, 32) == "qk_first"
+    # What was measured is float32 on the processor; elsewhere the rule holds.
+    assert choose_order("auto", 20, 32, torch.empty(0)) == "kv_first"
+    assert choose_order("auto", 20, 32, torch.empty(0, dtype=torch.bfloat16)) == "qk_first"
+    assert choose_order("auto", 20, 32, torch.empty(0, device="meta")) == "qk_first"
     set_crossovers({})
     assert choose_order("auto", 31, 32) == "qk_first"
 
@@ -208,6 +211,15 @@ def test_compare_orders(model):
     json.dumps(found.as_dict())
 
 
+def test_each_kind_of_layer_is_timed_as_it_multiplies(monkeypatch):
+    plain = load_model("plain_deit_nano_patch16_224").double()
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    monkeypatch.setattr(attention, "sima_attention", None)  # would fail if it were called
+    *_, found = compare_orders(plain, pixels, seconds=0.1, levels=["attention"])
+    assert found.relative_difference < 1e-12
+    assert found.intermediate_bytes("qk_first") == 8 * found.num_heads * found.num_tokens**2
+
+
 def test_sweeps():
     [point] = sweep("dim", seconds=0.01, sizes=[8], num_tokens=20)
     assert (point.num_tokens, point.head_dim) == (20, 8)
@@ -273,6 +285,11 @@ def test_sweep_as_table_and_plot(tmp_path):
         (["--sweep", "tokens", "--device", "abacus"], "no device 'abacus'"),
         (["LICENSE", "--device", "abacus"], "no device 'abacus'"),
         (["--sweep", "tokens", "--seconds", "0"], "more than 0"),
+        (["--sweep", "tokens", "--threads", "0"], "more than 0"),
+        (["LICENSE", "--plot", "x.png"], "--plot draws a sweep"),
+        (["--sweep", "tokens", "--plot", "x.txt"], "must name a .png file"),
+        (["--sweep", "tokens", "--plot", "gone/x.png"], "cannot be written"),
+        (["--targets", "--json"], "--targets takes none of"),
     ],
 )
 def test_bad_usage(arguments, reason):

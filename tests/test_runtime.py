@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sima_core.model_cache import ModelCache, ModelGoneError, num_bytes
-from sima_core.runtime import cpu_quota
+from sima_core.runtime import available_memory, cpu_quota
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -32,6 +32,31 @@ def test_cgroup_v1_quota(tmp_path, quota, expected):
 
 def test_no_cgroup(tmp_path):
     assert cpu_quota(tmp_path) == ALLOWED
+
+
+V1 = ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+@pytest.mark.parametrize(("limit", "used", "cached"), [V1, V2])
+def test_the_containers_memory_counts_and_its_caches_count_as_free(tmp_path, limit, used, cached):
+    folder = (tmp_path / limit).parent
+    folder.mkdir(exist_ok=True)
+    (tmp_path / limit).write_text("8000000\n")
+    (tmp_path / used).write_text("7500000\n")
+    (folder / "memory.stat").write_text(f"anon 1000000\n{cached} 6000000\n")
+    assert available_memory(tmp_path) == 6_500_000
+    (tmp_path / limit).write_text("1000000\n")  # lowered below what is used
+    assert available_memory(tmp_path) == 0
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712"])
+def test_without_a_limit_the_machines_memory_counts(tmp_path, limit):
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("5")
+    (tmp_path / "memory.stat").write_text("inactive_file 0")
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < available_memory(tmp_path) < total
 
 
 def in_fresh_python(code: str) -> str:

@@ -3,8 +3,10 @@
 import dataclasses
 import io
 import json
+import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +106,18 @@ def test_pictures_that_nobody_holds_out_are_held_out_by_name(tmp_path: Path) -> 
     assert 0 < len(first.held_out) < 16
     again = read_training_data([tar_of(tmp_path / "plain.tar", dict(reversed(pictures.items())))])
     assert len(again.held_out) == len(first.held_out)
+
+
+def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"the"):
+        where = tmp_path / "drinks" / os.fsdecode(name)
+        where.mkdir(parents=True)
+        for i in range(30):
+            picture(i + 100 * len(name)).save(where / os.fsdecode(b"%d\xe9.png" % i))
+    data = read_training_data([tmp_path / "drinks"])
+    assert data.class_names == ("caf\ufffd", "the")
+    json.dumps(data.labels_json(), ensure_ascii=False).encode()
+    assert data.fingerprint()
 
 
 def test_what_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
@@ -443,16 +457,16 @@ def test_runs_without_compression_draw_the_numbers_they_always_drew() -> None:
     assert drawn == random.random()
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", None])
+@pytest.mark.parametrize("content", [b"", b"nothing", -1, -40])
 def test_a_damaged_or_older_state_is_said(
-    folder: Path, tmp_path: Path, content: bytes | None
+    folder: Path, tmp_path: Path, content: bytes | int
 ) -> None:
     data = read_training_data([folder])
     run = tmp_path / "run"
     assert train(data, SMALL, run, stop_after=1, compiled=False) is None
     state = run / "state.pt"
     whole = state.read_bytes()
-    state.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    state.write_bytes(whole[:content] if isinstance(content, int) else content)
     with pytest.raises(TrainingError, match=r"damaged: delete its state\.pt"):
         train(data, SMALL, run, resume=True, compiled=False)
     state.write_bytes(whole)
@@ -512,3 +526,15 @@ def test_twins_are_trained_once_and_tabled(
     assert result.read_text() == kept  # its seconds would differ had it been trained again
     with pytest.raises(TrainingError, match="other options"):
         compare_twins(data, tmp_path / "twins", split, models, [3], 2.0, 32)
+
+
+def test_twins_without_objects_to_score_on_train_nothing(
+    folder: Path, tmp_path: Path, coco_root: Path
+) -> None:
+    listed = tmp_path / "annotations" / "instances_val2017.json"
+    listed.parent.mkdir()
+    shutil.copy(coco_root / "annotations" / listed.name, listed)  # and no picture
+    data = read_training_data([folder])
+    with pytest.raises(TrainingError, match="no picture of val2017 with objects"):
+        compare_twins(data, tmp_path / "twins", CocoSplit(tmp_path, "val2017"))
+    assert not (tmp_path / "twins").exists()
