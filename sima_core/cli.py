@@ -208,6 +208,13 @@ def _parser() -> argparse.ArgumentParser:
         "compressed unlike each other",
     )
     training.add_argument(
+        "--sharpest",
+        type=int,
+        default=Settings.sharpest_side,
+        metavar="PX",
+        help="no picture keeps more pixels along its shorter side",
+    )
+    training.add_argument(
         "--device", choices=["cpu", "cuda"], help="default: a GPU where there is one"
     )
     training.add_argument("--no-compile", action="store_true", help="without torch.compile")
@@ -604,6 +611,7 @@ def run_train(options: argparse.Namespace) -> int:
             mix_probability=options.mix,
             coarser_probability=options.coarser,
             compressed_probability=options.compressed,
+            sharpest_side=options.sharpest,
         )
         if options.resolutions:
             only = Phase(1.0, _resolutions(options.resolutions))

@@ -44,7 +44,7 @@ from .accuracy import Accuracy, held_out_accuracy
 from .checkpoints import file_sha256, load_model, provenance
 from .models import ARCHITECTURES, create_model, num_parameters
 from .runtime import VERSION, cpu_quota, versions
-from .training_data import PictureSet, TrainingData
+from .training_data import STORED_SIDE, PictureSet, TrainingData
 
 #: Gradients are scaled down to at most this ℓ2-norm.
 MAX_GRADIENT_NORM = 1.0
@@ -120,6 +120,8 @@ class Settings:
     #: (`RandomQuality`).
     coarser_probability: float = 0.5
     compressed_probability: float = 0.0
+    #: No picture keeps more pixels along its shorter side; the coarsest source's are best.
+    sharpest_side: int = STORED_SIDE
     drop_path: float = 0.0
     ema_decay: float = 0.996
     phases: tuple[Phase, ...] = PHASES
@@ -139,6 +141,8 @@ class Settings:
             raise TrainingError(f"timm has no optimiser {self.optimizer!r}: try muon or adamw.")
         if not 0 < self.learning_rate < math.inf:
             raise TrainingError("The learning rate must be more than 0.")
+        if self.sharpest_side < 32:
+            raise TrainingError("The sharpest pictures must keep 32 pixels or more.")
         for what, share in (
             ("steps that mix", self.mix_probability),
             ("pictures made coarser", self.coarser_probability),
@@ -177,6 +181,7 @@ class Settings:
             "optimiser": f"{self.optimizer}, learning rate {self.learning_rate:g} with warm-up and "
             f"cosine decay, weight decay {self.weight_decay:g}",
             "resolutions": sizes,
+            "sharpness": f"at most {self.sharpest_side} pixels along the shorter side",
             "augmentation": f"random crops, flips, colour jitter {self.color_jitter:g}, "
             f"{self.coarser_probability:.0%} made coarser, {self.compressed_probability:.0%} "
             f"compressed, mixup {self.mixup_alpha:g} and cutmix "
@@ -211,19 +216,27 @@ class RandomQuality:
     """
 
     def __init__(
-        self, coarser: float, compressed: float, smallest_side: int = 40, lowest_quality: int = 15
+        self,
+        coarser: float,
+        compressed: float,
+        sharpest_side: int = STORED_SIDE,
+        smallest_side: int = 40,
+        lowest_quality: int = 15,
     ) -> None:
         self.coarser = coarser
         self.compressed = compressed
+        self.sharpest_side = sharpest_side
         self.smallest_side = smallest_side
         self.lowest_quality = lowest_quality
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """A picture of as many pixels or fewer, RGB."""
         shorter = min(image.size)
-        if random.random() < self.coarser and shorter > self.smallest_side:
-            scale = random.uniform(self.smallest_side, shorter) / shorter
-            width, height = (max(1, round(side * scale)) for side in image.size)
+        wanted: float = min(shorter, self.sharpest_side)
+        if random.random() < self.coarser and wanted > self.smallest_side:
+            wanted = random.uniform(self.smallest_side, wanted)
+        if wanted < shorter:
+            width, height = (max(1, round(side * (wanted / shorter))) for side in image.size)
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         # Drawn only where it matters, so that runs without it stay what they were.
         if self.compressed and random.random() < self.compressed:
@@ -261,7 +274,9 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
             auto_augment=None,
             interpolation="random",
         )
-        worse = RandomQuality(settings.coarser_probability, settings.compressed_probability)
+        worse = RandomQuality(
+            settings.coarser_probability, settings.compressed_probability, settings.sharpest_side
+        )
         images = [transform(worse(self.pictures.image(i))) for i in chosen]
         return torch.stack(images), torch.from_numpy(self.pictures.labels[chosen])
 

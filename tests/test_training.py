@@ -382,6 +382,7 @@ def test_the_command_trains_measures_and_refuses(
         (["--resolutions", "100"], "multiples of 32"),
         (["--batch-size", "7"], "even"),
         (["--mix", "1.5"], "steps that mix must be between 0 and 1"),
+        (["--sharpest", "0"], "32 pixels or more"),
         (["--coarser", "-1"], "pictures made coarser must be between 0 and 1"),
         (["--compressed", "nan"], "pictures compressed must be between 0 and 1"),
         (["--resume", "--epochs", "2"], "another epochs"),
@@ -428,6 +429,8 @@ def test_sharpness_is_taken_away_at_random_and_never_added() -> None:
     assert all(40 <= side <= 80 for side in sides)
     assert len(set(sides)) > 1
     assert never(image) is image
+    capped = RandomQuality(0.0, 0.0, sharpest_side=60)(image)
+    assert capped.size == (75, 60)
 
 
 def test_pictures_are_compressed_at_random_and_keep_their_size() -> None:
