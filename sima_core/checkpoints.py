@@ -97,6 +97,7 @@ class _Contents:
 
     state_dict: dict[str, Tensor]
     architecture: str | None
+    labels: "_Labels | None" = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def load_model(
     A pickle never runs code: only tensors, plain containers and `argparse.Namespace` are read, and
     in a child process with limits (`unpickle.py`).
     Class names come from ``labels.json`` beside the file, the Hub repository's ``config.json``,
-    or, for 1000 classes, from ImageNet-1k.
+    the metadata of a .safetensors file that was trained here, or, for 1000 classes, ImageNet-1k.
 
     Raises:
         CheckpointError: the weights cannot be used; its message is one clear sentence or two.
@@ -223,6 +224,8 @@ def _load_file(
     model.load_state_dict(tensors, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    known = (found for found in (labels, contents.labels) if found is not None)
+    labels = next((found for found in known if len(found.names) == num_classes), None)
     names, label_set = _class_names(num_classes, labels)
     ids = labels.ids if labels is not None and len(labels.ids) == num_classes else ()
     model.provenance = Provenance(  # type: ignore[assignment]  # plain attribute on a Module
@@ -333,7 +336,8 @@ def _read_safetensors(path: Path, shown_as: str) -> _Contents:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _Contents(tensors, metadata.get("architecture"))
+            named = _labels(_parsed(metadata.get("labels", "")))
+            return _Contents(tensors, metadata.get("architecture"), named)
     except (SafetensorError, OSError):
         text = _TRUNCATED if _safetensors_cut_off(path) else _NO_CHECKPOINT
         raise CheckpointError(text.format(shown_as)) from None
@@ -529,8 +533,16 @@ def _read_json(path: Path) -> object:
     """What a JSON file of bearable size holds; None if it cannot be read."""
     try:
         small = path.stat().st_size <= MAX_JSON_BYTES
-        return json.loads(path.read_text(encoding="utf-8")) if small else None
-    except (OSError, ValueError, RecursionError):
+        return _parsed(path.read_text(encoding="utf-8")) if small else None
+    except (OSError, ValueError):
+        return None
+
+
+def _parsed(text: str) -> object:
+    """What a JSON text of bearable size says; None if it is none."""
+    try:
+        return json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+    except (ValueError, RecursionError):
         return None
 
 

@@ -324,7 +324,7 @@ def train(
     if len(data.training) < settings.batch_size:
         raise TrainingError(
             f"There are {len(data.training)} pictures to train on, fewer than one batch of "
-            f"{settings.batch_size}: add pictures or make the batch smaller."
+            f"{settings.batch_size}: add pictures or make the batches smaller (--batch-size)."
         )
     if initial is not None:
         settings = dataclasses.replace(settings, initial_weights=file_sha256(initial))
@@ -731,9 +731,11 @@ def _write_results(run: _Run, measured_at: Sequence[int]) -> Trained:
         for name, t in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+    labels = json.dumps(data.labels_json(), indent=1, ensure_ascii=False) + "\n"
     metadata = {
         "architecture": settings.model,
         "num_classes": str(len(data.class_ids)),
+        "labels": labels,
         "data": data.summary(),
         "recipe": json.dumps(settings.in_words(), ensure_ascii=False),
         "accuracy": json.dumps({str(side): a.as_dict() for side, a in accuracy.items()}),
@@ -744,7 +746,6 @@ def _write_results(run: _Run, measured_at: Sequence[int]) -> Trained:
     temporary = weights.with_suffix(".partial")
     temporary.write_bytes(save(halves, metadata))  # whose OSError says what is wrong
     temporary.replace(weights)
-    labels = json.dumps(data.labels_json(), indent=1, ensure_ascii=False) + "\n"
     (out / "labels.json").write_text(labels, "utf-8")
 
     device = "GPU" if run.device != "cpu" else f"{torch.get_num_threads()} processor threads"

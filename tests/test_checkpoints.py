@@ -89,6 +89,32 @@ def test_old_torch_format_and_half_precision(published, tmp_path):
     assert load_model(path).head.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("labels", "beside", "expected"),
+    [
+        ([{"id": f"n0000000{i}", "name": f"thing {i}"} for i in range(10)], None, "thing 3"),
+        ([f"thing {i}" for i in range(10)], [f"other {i}" for i in range(10)], "other 3"),
+        ([f"thing {i}" for i in range(10)], ["one of another model"], "thing 3"),
+        (["too", "few"], None, "class 3"),
+        ("no list", None, "class 3"),
+    ],
+)
+def test_class_names_in_the_weights_own_metadata(published, tmp_path, labels, beside, expected):
+    metadata = {"architecture": "sima_nano_12_p16", "labels": json.dumps(labels)}
+    save_file(published["model"], tmp_path / "a.safetensors", metadata)
+    if beside:
+        (tmp_path / "labels.json").write_text(json.dumps(beside))
+    origin = provenance(load_model(tmp_path / "a.safetensors"))
+    assert origin.labels[3] == expected
+    assert bool(origin.class_ids) == (expected == "thing 3" and beside is None)
+
+
+def test_labels_that_are_no_json_are_ignored(published, tmp_path):
+    for labels in ("[1, ", "[" * 100_000, "x" * 50_000_000):
+        save_file(published["model"], tmp_path / "a.safetensors", {"labels": labels})
+        assert provenance(load_model(tmp_path / "a.safetensors")).labels[3] == "class 3"
+
+
 def test_bundled_checkpoint_is_the_default():
     model = load_model()
     assert provenance(model).sha256 == hashlib.sha256(DEFAULT_CHECKPOINT.read_bytes()).hexdigest()

@@ -209,6 +209,9 @@ def test_a_run_leaves_weights_with_a_card_that_load_again(folder: Path, tmp_path
     origin = provenance(model)
     assert (origin.architecture, origin.labels) == ("sima_nano_12_p16", data.class_names)
     assert origin.class_ids == data.class_ids
+    (tmp_path / "alone").mkdir()  # as when only the weights are uploaded
+    alone = shutil.copy(trained.weights, tmp_path / "alone")
+    assert provenance(load_model(alone)).class_ids == data.class_ids
     with safe_open(trained.weights, "pt") as file:
         metadata = file.metadata()
         assert file.get_tensor("head.weight").dtype is torch.float16
