@@ -84,8 +84,15 @@ element.addEventListener('click', (event) => {
 _SCROLL_TO_PICTURE = (
     "() => document.querySelector('#coco-detail').scrollIntoView({behavior: 'smooth'})"
 )
+# Later than the event, whose result may only now give the place its height.
 _SCROLL_TO_CURVES = (
-    "() => document.querySelector('#coco-relied').scrollIntoView({behavior: 'smooth'})"
+    "() => setTimeout(() => document.querySelector('#coco-relied').scrollIntoView("
+    "{behavior: 'smooth'}), 150)"
+)
+_RELYING = (
+    '<section class="sl-card sl-score"><h3>Does the model rely on these tokens?</h3><p>The model '
+    "looks at the picture again and again, with more and more of its tokens: this takes some "
+    "seconds.</p></section>"
 )
 
 
@@ -156,23 +163,24 @@ def matching(split: CocoSplit, categories: Sequence[str], number: str, size: str
 
 def browse(
     split_name: str | None, categories: Sequence[str], number: str, size: str, page: float
-) -> tuple[str, int, str, dict[str, Any]]:
-    """One page of the gallery: its tiles, its number, the words of the pager, the controls."""
+) -> tuple[str, int, int, str, dict[str, Any]]:
+    """One page of the gallery: its tiles, its number, of how many, the pager's words, controls."""
     try:
         split = split_named(split_name)
         ids = matching(split, categories, number, size)
     except CocoError as error:
         sentence = escape(error).replace("`python", "<code>python").replace("`", "</code>")
         if split_name:  # the other splits are still there to choose
-            return f'<div class="sl-tiles"><p>{sentence}</p></div>', 1, "", gr.update(visible=True)
-        return empty_card(sentence), 1, "", gr.update(visible=False)
+            said = f'<div class="sl-tiles"><p>{sentence}</p></div>'
+            return said, 1, 1, "", gr.update(visible=True)
+        return empty_card(sentence), 1, 1, "", gr.update(visible=False)
     pages = max(1, -(-len(ids) // PAGE))
     page = min(max(int(page), 1), pages)
     tiles = "".join(tile(split, image_id) for image_id in ids[(page - 1) * PAGE : page * PAGE])
     if not tiles:
         tiles = "<p>No picture passes these filters: loosen one of them.</p>"
     words = f"{len(ids):,} picture{'s' * (len(ids) != 1)} · page {page:,} of {pages:,}"
-    return f'<div class="sl-tiles">{tiles}</div>', page, words, gr.update(visible=True)
+    return f'<div class="sl-tiles">{tiles}</div>', page, pages, words, gr.update(visible=True)
 
 
 def empty_card(sentence: str) -> str:
@@ -537,12 +545,15 @@ def build(tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
         def turned(
             split_name: str | None, names: Sequence[str], count: str, share: str, at: float
         ) -> tuple[Any, ...]:
-            found = browse(split_name, names, count, share, 1 if by is None else at + by)
-            return *found, found[3]
+            tiles, now, pages, said, shown_or_not = browse(
+                split_name, names, count, share, 1 if by is None else at + by
+            )
+            back_on, forth_on = gr.update(interactive=now > 1), gr.update(interactive=now < pages)
+            return tiles, now, said, shown_or_not, shown_or_not, back_on, forth_on
 
         return plainly(turned)
 
-    listing = [gallery, page, words, filters, pager]
+    listing = [gallery, page, words, filters, pager, back, forth]
     tab.select(plainly(split_choices), split, [split, categories], **quiet).then(
         turn(0), [*asked, page], listing, **quiet
     )
@@ -577,8 +588,12 @@ def build(tab: gr.Tab, tabs: gr.Tabs, explore: Explore) -> None:
         [layer.change, against.input],
         plainly(draw), [shown, layer, against], detail, trigger_mode="always_last", **quiet,
     )  # fmt: skip
-    rely.click(
-        plainly(rely_on), [shown, layer], relied,
-        **{**run, "show_progress_on": relied},
-    ).success(None, js=_SCROLL_TO_CURVES)  # fmt: skip
-    explore.look_after(carry.click(plainly(open_in_explore), shown, [explore.photo, tabs], **quiet))
+    relying = rely.click(lambda: _RELYING, None, relied, **quiet).then(
+        plainly(rely_on), [shown, layer], relied, **{**run, "show_progress_on": relied}
+    )
+    relying.success(None, js=_SCROLL_TO_CURVES)
+    relying.failure(lambda: "", None, relied, **quiet)
+    rely.click(None, js=_SCROLL_TO_CURVES)
+    carried = carry.click(plainly(open_in_explore), shown, [explore.photo, tabs], **quiet)
+    carried.success(None, js="() => window.scrollTo({ top: 0 })")
+    explore.look_after(carried)

@@ -346,9 +346,10 @@ def build(demo: gr.Blocks) -> Explore:
         return looking.success(plainly(draw), view, drawn, **draws)
 
     look_after(gallery.select(pick_sample, None, photo, trigger_mode="always_last", **quiet))
-    gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run).success(
-        plainly(draw), view, drawn, **draws
-    )
+    again = gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run)
+    again.success(plainly(draw), view, drawn, **draws)
+    # What cannot be shown leaves the box to the photo that still is.
+    again.failure(lambda seen: seen and seen.path, seen, photo, **quiet)
     gr.on(
         [layer.change, head.input, colormap.input],
         plainly(draw),
@@ -372,6 +373,7 @@ def build(demo: gr.Blocks) -> Explore:
             plainly(handler), given, chosen, **LOAD, api_visibility="private", show_progress_on=note
         )
         look_after(loading).then(lambda: None, None, upload, **quiet)  # the note says what is used
+        loading.failure(lambda: None, None, upload, **quiet)  # another may be chosen
 
     save.click(
         plainly(download),

@@ -184,7 +184,7 @@ def orders_html(found: OrderComparison) -> str:
     )
     unsteady = (
         "<p class='sl-fine'>The times vary much: something else is using this machine.</p>"
-        if attention.unsteady
+        if any(timings.unsteady for timings in found.levels.values())
         else ""
     )
     blocks = (
@@ -204,6 +204,8 @@ def orders_html(found: OrderComparison) -> str:
         f"<p>{escape(found.reason)}</p>"
         f"<table><thead><tr><td></td>{''.join(f'<th>{NAMES[o]}</th>' for o in ORDERS)}"
         f"<th>ratio</th></tr></thead><tbody>{rows}</tbody></table>"
+        '<p class="sl-fine">Times are medians; a ratio is the median over rounds, each of which '
+        "times both orders, so that a slow moment falls on both.</p>"
         f'<p class="sl-fine">The two results differ by at most {found.relative_difference:.1e} of '
         f"their largest value: rounding.{blocks}</p>{unsteady}"
         f'<p class="sl-fine">{escape(found.machine)}. {csv_link(comparison_rows(found), "orders")}'

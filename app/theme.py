@@ -42,7 +42,7 @@ THEME = gr.themes.Base(
     button_primary_text_color="#ffffff",
     button_primary_background_fill_dark="*primary_500",
     slider_color="*primary_500",
-    slider_color_dark="#f08a4b",
+    slider_color_dark="*primary_400",
 )
 
 HEADER = """

@@ -18,8 +18,9 @@ from sima_core.analysis import Analysis, Side
 from sima_core.heatmaps import Heatmap, colorize, heatmap
 
 STATIC = Path(__file__).parent / "static"
-#: The longer side, in pixels, of the pictures sent to the page; the maps are no finer anyway.
-DISPLAY_SIDE = 960
+#: The longer side, in pixels, of the pictures sent to the page: the maps are no finer anyway, and a
+#: tiny picture must not have fewer pixels than tokens.
+DISPLAY_SIDE, SMALLEST_DISPLAY_SIDE = 960, 480
 
 _TITLES: dict[Side, tuple[str, str]] = {
     "query": ("Query", "how strongly each token gathers"),
@@ -98,7 +99,8 @@ class Photo:
     @classmethod
     def of(cls, image: Image.Image) -> "Photo":
         width, height = image.size
-        scale = min(1.0, DISPLAY_SIDE / max(width, height))
+        longer = max(width, height)
+        scale = min(max(longer, SMALLEST_DISPLAY_SIDE), DISPLAY_SIDE) / longer
         size = max(1, round(width * scale)), max(1, round(height * scale))
         return cls(_data_uri(np.asarray(image.resize(size))), size, width / height)
 

@@ -280,9 +280,9 @@ class OrderComparison:
             tokens += " on average over queries and keys"
         return (
             f"{tokens} are {'fewer than' if few else 'at least'} the "
-            f"{self.crossover:.0f} from which on Q̂(K̂ᵀV) is faster here "
-            f"(the rule says {self.head_dim}, the channels of a head), so auto multiplies "
-            f"{'Q̂K̂ᵀ' if few else 'K̂ᵀV'} first."
+            f"{self.crossover:.0f} from which on Q̂(K̂ᵀV) was faster when this machine was "
+            f"calibrated (the rule says {self.head_dim}, the channels of a head), so auto "
+            f"multiplies {'Q̂K̂ᵀ' if few else 'K̂ᵀV'} first."
         )
 
     def as_dict(self) -> dict[str, object]:

@@ -110,8 +110,7 @@ def _softmax_layers(model: nn.Module) -> list[Any]:
             return layers
     raise ValueError(
         "rollout needs softmax attention over the same tokens in every layer, with a class token "
-        "from the first: a timm VisionTransformer such as deit_small_patch16_224; got "
-        f"{type(model).__name__}"
+        "from the first, as in deit_small_patch16_224: choose such a model, or another map"
     )
 
 

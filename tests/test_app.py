@@ -644,6 +644,16 @@ def test_a_photo_that_was_deleted_is_said_to_be_gone(photo_file, tmp_path):
             handler()
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((1, 1), (480, 480)), ((8, 6), (480, 360)), ((600, 400), (600, 400)), ((4000, 2), (960, 1))],
+)
+def test_photos_are_shown_with_neither_too_few_nor_too_many_pixels(size, shown):
+    from app.viewer import Photo
+
+    assert Photo.of(Image.new("RGB", size)).size == shown
+
+
 def test_a_visit_keeps_no_full_size_photo(tmp_path):
     from app import compare as tab
     from app import explore
@@ -703,10 +713,13 @@ def test_a_broken_list_leaves_the_other_splits(coco_root, tmp_path, monkeypatch)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert coco.split_choices(None)[0]["value"] == "train2017"
     every = ([], "Any number", "Any size", 1)
-    _, _, words, filters = coco.browse(None, *every)
+    _, _, _, words, filters = coco.browse(None, *every)
     assert "39 pictures" in words
+    assert [coco.browse(None, *every[:3], page)[1:3] for page in (-1, 2, 9)] == [
+        (1, 2), (2, 2), (2, 2),
+    ]  # fmt: skip
     assert filters["visible"]
-    tiles, _, _, filters = coco.browse("val2017", *every)
+    tiles, *_, filters = coco.browse("val2017", *every)
     assert "list of val2017 is broken" in tiles
     assert filters["visible"]  # so that the other can be chosen again
 

@@ -146,7 +146,7 @@ def test_cvt_looks_at_the_grid_of_its_keys():
         ),
         ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, "rollout", "first"),
         ("resnet10t", None, "cls", "ResNet has no class token"),
-        ("resnet10t", None, "rollout", "got ResNet"),
+        ("resnet10t", None, "rollout", "rollout needs"),
         ("cvt_13", None, "rollout", "rollout needs softmax attention over the same tokens"),
         ("xcit_nano_12_p16_224", None, "rollout", "rollout needs"),
         ("sima_deit_tiny_patch16_224", None, "rollout", "rollout needs"),

@@ -168,7 +168,12 @@ element.addEventListener('change', (event) => {
 watch('value', () => {
   outline();
   const { rows, cols } = figures()[0]?.dataset ?? {};
-  const inside = state.row !== null && state.row < rows && state.col < cols;
-  if (!inside) state.pinned = false;
-  show(inside ? state.row : null, inside ? state.col : null, inside ? { rows, cols } : undefined);
+  if (state.row === null || !rows) {
+    state.pinned = false;
+    show(null, null);
+  } else {
+    // The token at the same place, since another resolution or model has another grid.
+    const to = { rows: Number(rows), cols: Number(cols) };
+    show(onGrid(state.row, state.rows, to.rows), onGrid(state.col, state.cols, to.cols), to);
+  }
 });
