@@ -1,5 +1,6 @@
 """The Compare tab: models, layers or heads side by side on the photo from Explore."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -73,21 +74,26 @@ class _Shelf:
     def __init__(self) -> None:
         self._cache = ModelCache(max_models=8)
         self._keys: dict[str, tuple[str, float]] = {}  # and when it was loaded
-        self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     def get(self, architecture: str) -> nn.Module:
-        with self._lock:
-            key, loaded = self._keys.get(architecture, ("", 0.0))
-            try:
-                model = self._cache.get(key)
-                if provenance(model).trained or time.monotonic() - loaded < RETRY_SECONDS:
-                    return model
-                self._cache.drop(key)
-            except ModelGoneError:
-                pass
+        if (held := self._held(architecture)) is not None:  # without waiting for other models
+            return held
+        with self._loading:
+            if (held := self._held(architecture)) is not None:
+                return held
             model = load_best(architecture)
             self._keys[architecture] = self._cache.add(model), time.monotonic()
             return model
+
+    def _held(self, architecture: str) -> nn.Module | None:
+        key, loaded = self._keys.get(architecture, ("", 0.0))
+        with contextlib.suppress(ModelGoneError):
+            model = self._cache.get(key)
+            if provenance(model).trained or time.monotonic() - loaded < RETRY_SECONDS:
+                return model
+            self._cache.drop(key)
+        return None
 
 
 _SHELF = _Shelf()

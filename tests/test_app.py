@@ -622,7 +622,7 @@ def test_emptied_number_boxes_mean_their_defaults(photo_file):
     assert "Layer 12:" in page
     assert next(latency.curve(seen, None, None, None))
     about = explore.heatmap_api(str(photo_file), None, None, None, None, opacity=None)[2]
-    assert (about["layer"], about["head"], about["resolution"]) == (12, None, 224)
+    assert (about["layer"], about["head"], about["resolution"]) == (12, "all", 224)
 
 
 def test_a_photo_that_was_deleted_is_said_to_be_gone(photo_file, tmp_path):
