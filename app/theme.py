@@ -41,6 +41,8 @@ THEME = gr.themes.Base(
     button_primary_background_fill_hover="*primary_700",
     button_primary_text_color="#ffffff",
     button_primary_background_fill_dark="*primary_500",
+    button_secondary_background_fill_dark="#332d35",
+    button_secondary_background_fill_hover_dark="#443c47",
     slider_color="*primary_500",
     slider_color_dark="*primary_400",
 )

@@ -249,6 +249,8 @@ def test_bad_file_is_explained_and_nothing_is_lost(explore, tmp_path):
     explore.set_input_files("#photo input[type=file]", bad)
     expect(explore.locator(".toast-body")).to_contain_text("This is not a picture")
     assert norms(explore) == before
+    # The box shows the photo that the maps are of.
+    expect(explore.locator("#photo img")).to_have_attribute("src", re.compile("cheetah1"))
 
 
 @needs_browser
