@@ -185,28 +185,14 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--resolutions", metavar="PX,…", help="train at these sizes alone, such as 96 or 96,128"
     )
-    training.add_argument(
-        "--mix",
-        type=float,
-        default=Settings.mix_probability,
-        metavar="SHARE",
-        help="of the steps that mix pictures in pairs (mixup, cutmix), 0 to 1",
-    )
-    training.add_argument(
-        "--coarser",
-        type=float,
-        default=Settings.coarser_probability,
-        metavar="SHARE",
-        help="of the pictures that are made coarser at random, 0 to 1",
-    )
-    training.add_argument(
-        "--compressed",
-        type=float,
-        default=Settings.compressed_probability,
-        metavar="SHARE",
-        help="of the pictures that are compressed at random, 0 to 1; for sources that were "
-        "compressed unlike each other",
-    )
+    for share, default, of in (
+        ("--mix", Settings.mix_probability, "steps that mix pictures in pairs (mixup, cutmix)"),
+        ("--coarser", Settings.coarser_probability, "pictures that are made coarser at random"),
+        ("--compressed", Settings.compressed_probability, "pictures compressed at random"),
+    ):
+        training.add_argument(
+            share, type=float, default=default, metavar="SHARE", help=f"of the {of}, 0 to 1"
+        )
     training.add_argument(
         "--sharpest",
         type=int,
