@@ -186,7 +186,7 @@ def test_inference_mode_does_not_leak_between_rounds():
 
 
 def test_reference_formulations():
-    qkv = torch.randn(2, 30, 3 * 16)
+    qkv = torch.randn(2, 30, 3 * 16, dtype=torch.float64)
     for order in ORDERS:
         torch.testing.assert_close(
             published_sima(qkv, 2, order).double(), written_out(qkv, 2), rtol=1e-4, atol=1e-6
