@@ -151,6 +151,11 @@ def explore(
     return now, predictions_html(now.analysis)
 
 
+def photo_on_show(seen: Look | None) -> str | None:
+    """The path of the photo that the maps are of; None once it was deleted."""
+    return seen.path if seen and Path(seen.path).is_file() else None
+
+
 def model_note(model_key: str | None) -> str:
     """A sentence on the model in use."""
     origin = provenance(model_for(model_key))
@@ -349,7 +354,7 @@ def build(demo: gr.Blocks) -> Explore:
     again = gr.on([photo.input, resolution.input], plainly(explore), inputs, outputs, **run)
     again.success(plainly(draw), view, drawn, **draws)
     # What cannot be shown leaves the box to the photo that still is.
-    again.failure(lambda seen: seen and seen.path, seen, photo, **quiet)
+    again.failure(photo_on_show, seen, photo, **quiet)
     gr.on(
         [layer.change, head.input, colormap.input],
         plainly(draw),

@@ -62,14 +62,12 @@ def load_image(source: str | Path | bytes | BinaryIO, upright: bool = True) -> I
             return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     except ImageError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ImageError("There is no such file.") from None
     except IsADirectoryError:
         raise ImageError("This is a folder, not a picture.") from None
     except PermissionError:
         raise ImageError("The file may not be read: check its permissions.") from None
-    except NotADirectoryError:
-        raise ImageError("There is no such file.") from None
     except Image.DecompressionBombError:
         raise ImageError("The picture is too large to be decoded. Make it smaller first.") from None
     except UnidentifiedImageError:
