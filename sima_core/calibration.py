@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,20 +29,15 @@ RELATIVE_TOKENS = (0.04, 0.09, 0.18, 0.35, 0.7, 1.0, 1.4, 2.8)
 POINT_SECONDS = 0.12
 
 
-def calibrate() -> tuple[dict[int, float], bool]:
-    """Measure the crossovers on this machine in about five seconds: tokens by head_dim.
-
-    Also gives whether most points were steady; where they were not, something else was running.
-    """
+def calibrate() -> dict[int, float]:
+    """Measure the crossovers on this machine in about five seconds: tokens by head_dim."""
     crossovers = {}
-    steady: list[bool] = []
     for head_dim in HEAD_DIMS:
         sizes = sorted({max(2, round(head_dim * factor)) for factor in RELATIVE_TOKENS})
         points = orders_over_tokens(sizes, WIDTH // head_dim, head_dim, POINT_SECONDS)
         ratios = {p.num_tokens: p.timings.ratio("qk_first", to="kv_first").median for p in points}
         crossovers[head_dim] = crossing(ratios)
-        steady += [not p.timings.unsteady for p in points]
-    return crossovers, sum(steady) > len(steady) / 2
+    return crossovers
 
 
 def crossing(ratios: dict[int, float]) -> float:
@@ -67,21 +61,19 @@ def crossing(ratios: dict[int, float]) -> float:
 
 
 def apply(folder: Path | None = None) -> dict[int, float]:
-    """Let ``auto`` follow this machine, measuring it first if it never was; returns crossovers.
-
-    What a busy machine gave is not kept for the next time.
-    """
+    """Let ``auto`` follow this machine, measuring it first if it never was; returns crossovers."""
     file = (folder or cache_folder()) / f"crossovers-{_machine_key()}.json"
     try:
         found = {int(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}
     except (OSError, ValueError, AttributeError):
-        found, steady = calibrate()
-        if steady:
-            with suppress(OSError):  # a read-only home: measure again next time
-                file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = file.with_suffix(f".{os.getpid()}")
-                temporary.write_text(json.dumps(found), "utf-8")
-                temporary.replace(file)
+        found = calibrate()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(found), "utf-8")
+            temporary.replace(file)
+        except OSError:
+            pass  # a read-only home: measure again next time
     set_crossovers(found)
     return found
 

@@ -127,23 +127,15 @@ def test_crossing():
     assert calibration.crossing({n: n / 4000 for n in (10, 20)}) == 40  # never, as far as seen
 
 
-def test_every_head_dim_is_calibrated(monkeypatch):
-    monkeypatch.setattr(calibration, "POINT_SECONDS", 0.01)
-    crossovers, _ = calibration.calibrate()
-    assert crossovers.keys() == set(calibration.HEAD_DIMS)
-
-
-def test_calibration_is_kept_unless_the_machine_was_busy(tmp_path, monkeypatch, no_calibration):
-    for measured, steady, expected in (({32: 2.0}, False, 2.0), ({32: 30.0}, True, 30.0)):
-        monkeypatch.setattr(calibration, "calibrate", lambda m=measured, s=steady: (m, s))
-        assert calibration.apply(tmp_path) == {32: expected}
-        assert attention.crossover(32) == expected
+def test_calibration_is_kept(tmp_path, monkeypatch, no_calibration):
+    measured = calibration.apply(tmp_path)
+    assert measured.keys() == set(calibration.HEAD_DIMS)
     monkeypatch.setattr(calibration, "calibrate", None)  # would fail if it were called again
-    assert calibration.apply(tmp_path) == {32: 30.0}
+    assert calibration.apply(tmp_path) == measured
 
 
 def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, no_calibration):
-    monkeypatch.setattr(calibration, "calibrate", lambda: ({32: 30.0}, True))
+    monkeypatch.setattr(calibration, "calibrate", lambda: {32: 30.0})
     calibration.apply(tmp_path)
     [file] = tmp_path.iterdir()
     file.write_text("{")
