@@ -15,8 +15,8 @@ from app import (  # noqa: F401  # all, at start
     viewer,
     visitors,
 )
-from sima_core import calibration
-from sima_core.runtime import keep_freed_memory, use_available_cpus
+from sima_core.bench import calibration
+from sima_core.machine import keep_freed_memory, use_available_cpus
 
 #: Megabytes of the largest upload; a checkpoint of the largest model in half precision fits.
 MAX_UPLOAD_MB = int(os.environ.get("SIMA_MAX_UPLOAD_MB", "400"))

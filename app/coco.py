@@ -16,22 +16,24 @@ from typing import Any
 import gradio as gr
 
 from sima_core import Analysis, analyze
-from sima_core.analysis import SIDES
-from sima_core.checkpoints import ASSETS
-from sima_core.coco import (
-    NO_COCO,
-    CocoError,
-    CocoPicture,
-    CocoSplit,
-    available_splits,
-    default_root,
-    find_root,
-    open_split,
+from sima_core.coco.download import download
+from sima_core.coco.root import NO_COCO, CocoError, available_splits, default_root, find_root
+from sima_core.coco.split import CocoPicture, CocoSplit, open_split
+from sima_core.files import ASSETS
+from sima_core.lens.analysis import SIDES
+from sima_core.lens.heatmaps import COLORMAPS
+from sima_core.scoring.evaluation import baseline_maps, faithfulness
+from sima_core.scoring.metrics import (
+    METRICS,
+    TOLERANCE,
+    Map,
+    Mask,
+    Scores,
+    Target,
+    peak,
+    skip_reason,
 )
-from sima_core.coco_download import download
-from sima_core.evaluate import METRIC_NAMES, baseline_maps, faithfulness
-from sima_core.heatmaps import COLORMAPS
-from sima_core.metrics import METRICS, TOLERANCE, Map, Mask, Scores, Target, peak, skip_reason
+from sima_core.scoring.summary import METRIC_NAMES
 
 from .charts import Series, linear_chart
 from .explore import DEFAULT_LAYER, Explore

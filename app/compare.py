@@ -11,8 +11,8 @@ import gradio as gr
 from torch import nn
 
 from sima_core import load_image, provenance
-from sima_core.checkpoints import load_best
-from sima_core.compare import (
+from sima_core.bench.whole_models import ModelTime
+from sima_core.comparison import (
     FEWEST,
     MOST,
     Choice,
@@ -20,10 +20,10 @@ from sima_core.compare import (
     Panel,
     compare,
 )
-from sima_core.heatmaps import COLORMAPS
-from sima_core.latency import ModelTime
-from sima_core.model_cache import ModelCache, ModelGoneError
-from sima_core.models import ARCHITECTURES
+from sima_core.lens.heatmaps import COLORMAPS
+from sima_core.models.architectures import ARCHITECTURES
+from sima_core.weights.cache import ModelCache, ModelGoneError
+from sima_core.weights.loading import load_best
 
 from .explore import DEFAULT_LAYER, DEFAULT_OPACITY, DEFAULT_RESOLUTION, RESOLUTIONS, Explore, Look
 from .viewer import Photo, escape, figure_html, linked_html, viewer

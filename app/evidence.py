@@ -6,8 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from sima_core.checkpoints import ASSETS
-from sima_core.evaluate import METRIC_NAMES, skipped_in_words
+from sima_core.files import ASSETS
+from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
 
 from .charts import Series, linear_chart
 from .viewer import escape

@@ -13,28 +13,20 @@ import gradio as gr
 import torch
 
 from sima_core import load_image, preprocess, provenance
-from sima_core.attention import WEIGHTS_BUDGET, mean_tokens
-from sima_core.capture import (
+from sima_core.attention.operation import WEIGHTS_BUDGET, mean_tokens
+from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders
+from sima_core.bench.sweeps import SWEEP_SIZES, SweepPoint, orders_over_tokens, sweep
+from sima_core.bench.timing import quartiles
+from sima_core.bench.whole_models import time_models
+from sima_core.lens.norms import (
     has_two_orders,
     layer_numbers,
     patch_size,
     sima_layers,
     token_grids,
 )
-from sima_core.images import input_size
-from sima_core.latency import (
-    ORDERS,
-    SWEEP_SIZES,
-    Level,
-    Machine,
-    OrderComparison,
-    SweepPoint,
-    compare_orders,
-    orders_over_tokens,
-    quartiles,
-    sweep,
-    time_models,
-)
+from sima_core.lens.pictures import input_size
+from sima_core.machine import Machine
 
 from .charts import Rule, Series, log_chart
 from .explore import DEFAULT_LAYER, DEFAULT_RESOLUTION, Explore, Look, RawImage
@@ -160,7 +152,7 @@ def orders_html(found: OrderComparison) -> str:
     bars = ""
     for order in ORDERS:
         m = attention.measurements[order]
-        low, high = (100 * q / (slowest * 1.25) for q in quartiles(m))
+        low, high = (100 * q / (slowest * 1.25) for q in quartiles(m.times))
         best = m.median == min(attention.seconds(o) for o in ORDERS)
         bars += (
             f'<li class="{"sl-best" if best else ""}"><span class="sl-order">{NAMES[order]}</span>'
@@ -258,7 +250,7 @@ def curve_html(points: Sequence[SweepPoint], most: int) -> str:
             Series(f"{NAMES[order]} predicted", predicted, dashed=True, marks=False, color=color)
         )
         measured = [(p.num_tokens, 1e3 * p.timings.seconds(order)) for p in points]
-        ranges = (quartiles(p.timings.measurements[order]) for p in points)
+        ranges = (quartiles(p.timings.measurements[order].times) for p in points)
         spread = [(1e3 * low, 1e3 * high) for low, high in ranges]
         series.append(Series(NAMES[order], measured, spread, color=color))
     rules = [Rule(head_dim, f"rule: N = {head_dim}"), Rule(most, f"this picture: {most:,}")]

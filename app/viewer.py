@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sima_core.analysis import Analysis, Side
-from sima_core.heatmaps import Heatmap, colorize, heatmap
+from sima_core.lens.analysis import Analysis, Side
+from sima_core.lens.heatmaps import Heatmap, colorize, heatmap
 
 STATIC = Path(__file__).parent / "static"
 #: The longer side, in pixels, of the pictures sent to the page: the maps are no finer anyway, and a

@@ -12,11 +12,11 @@ from PIL import Image
 from torch import nn
 
 from sima_core import Analysis, CheckpointError, ImageError, analyze, load_image, load_model
-from sima_core.capture import patch_size
-from sima_core.coco import CocoError
-from sima_core.images import input_size
-from sima_core.model_cache import ModelCache, ModelGoneError
-from sima_core.models import num_parameters
+from sima_core.coco.root import CocoError
+from sima_core.lens.norms import patch_size
+from sima_core.lens.pictures import input_size
+from sima_core.models.architectures import num_parameters
+from sima_core.weights.cache import ModelCache, ModelGoneError
 
 #: What one look at a picture may cost: tokens, and tokens times parameters (about the
 #: multiply-accumulates; this many take two cores some ten seconds).

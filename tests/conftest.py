@@ -1,7 +1,6 @@
 """Fixtures shared by the tests."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +10,6 @@ import torch
 from PIL import Image
 
 import sima_core
-
-GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))  # for `weights`, the builder of the reference checkpoints
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest deviation over the largest value."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 @pytest.fixture(autouse=True)

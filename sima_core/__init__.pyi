@@ -1,0 +1,43 @@
+from .attention.modules import SimAClassAttention, SimAttention
+from .attention.operation import sima_attention
+from .errors import SimaLensError
+from .lens.analysis import Analysis, Prediction, analyze
+from .lens.class_maps import attention_maps
+from .lens.heatmaps import Heatmap, heatmap, overlay
+from .lens.norms import NormRecorder, TokenNorms, token_norms
+from .lens.pictures import ImageError, load_image, preprocess
+from .models.architectures import Architecture, architectures
+from .models.conversion import Conversion, convert_to_sima
+from .weights.formats import CheckpointError
+from .weights.loading import load_model
+from .weights.provenance import Provenance, provenance
+
+__version__: str
+
+__all__ = [
+    "Analysis",
+    "Architecture",
+    "CheckpointError",
+    "Conversion",
+    "Heatmap",
+    "ImageError",
+    "NormRecorder",
+    "Prediction",
+    "Provenance",
+    "SimAClassAttention",
+    "SimAttention",
+    "SimaLensError",
+    "TokenNorms",
+    "analyze",
+    "architectures",
+    "attention_maps",
+    "convert_to_sima",
+    "heatmap",
+    "load_image",
+    "load_model",
+    "overlay",
+    "preprocess",
+    "provenance",
+    "sima_attention",
+    "token_norms",
+]

@@ -1,0 +1,84 @@
+"""Measure once from how many tokens on K̂ᵀV first is faster here, and let ``auto`` follow it.
+
+The rule N < head_dim counts multiplications; a machine also spends time on memory and on starting
+each operation. The result is kept in the user's cache folder, by processor, threads and torch.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from sima_core.attention import kernel as kernels
+from sima_core.attention.operation import set_crossovers
+from sima_core.bench.sweeps import orders_over_tokens
+from sima_core.files import cache_folder
+from sima_core.machine import Machine
+
+# To be raised whenever the operation or this measurement changes: older results are not used then.
+_FORMAT = 3
+#: Channels of a head to calibrate for, with as many heads as make up `WIDTH`.
+HEAD_DIMS = (32, 48, 64, 128, 384)
+WIDTH = 384
+#: Tokens to measure at, relative to head_dim; the crossover lies between or outside.
+RELATIVE_TOKENS = (0.04, 0.09, 0.18, 0.35, 0.7, 1.0, 1.4, 2.8)
+#: Seconds for each of these points.
+POINT_SECONDS = 0.12
+
+
+def calibrate() -> dict[int, float]:
+    """Measure the crossovers on this machine in about five seconds: tokens by head_dim."""
+    crossovers = {}
+    for head_dim in HEAD_DIMS:
+        sizes = sorted({max(2, round(head_dim * factor)) for factor in RELATIVE_TOKENS})
+        points = orders_over_tokens(sizes, WIDTH // head_dim, head_dim, POINT_SECONDS)
+        ratios = {p.num_tokens: p.timings.ratio("qk_first", to="kv_first").median for p in points}
+        crossovers[head_dim] = crossing(ratios)
+    return crossovers
+
+
+def crossing(ratios: dict[int, float]) -> float:
+    """The number of tokens from which on kv_first is the better choice.
+
+    Of all thresholds between the measured sizes, below the smallest and above the largest, the one
+    that costs least in all, so that one noisy point moves it little.
+
+    Args:
+        ratios: the time of qk_first over that of kv_first, by number of tokens.
+    """
+    sizes = sorted(ratios)
+    between = [math.sqrt(a * b) for a, b in itertools.pairwise(sizes)]
+    thresholds = [float(sizes[0]), *between, 2.0 * sizes[-1]]
+
+    def lost(threshold: float) -> float:
+        logs = ((n, math.log(r)) for n, r in ratios.items())
+        return sum(max(0.0, log if n < threshold else -log) for n, log in logs)
+
+    return min(thresholds, key=lost)
+
+
+def apply(folder: Path | None = None) -> dict[int, float]:
+    """Let ``auto`` follow this machine, measuring it first if it never was; returns crossovers."""
+    file = (folder or cache_folder()) / f"crossovers-{_machine_key()}.json"
+    try:
+        found = {int(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError):
+        found = calibrate()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps(found), "utf-8")
+            temporary.replace(file)
+        except OSError:
+            pass  # a read-only home: measure again next time
+    set_crossovers(found)
+    return found
+
+
+def _machine_key() -> str:
+    measured = (_FORMAT, kernels.available(), str(Machine.here(torch.empty(0))))
+    return hashlib.sha256(repr(measured).encode()).hexdigest()[:16]

@@ -1,0 +1,178 @@
+"""Several models, layers or heads on one picture: their maps side by side, and their times."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from sima_core.bench.whole_models import ModelTime, time_models
+from sima_core.lens.analysis import SIDES, Analysis, analyze
+from sima_core.lens.class_maps import attention_maps
+from sima_core.lens.heatmaps import COLORMAPS, heatmap, overlay
+from sima_core.lens.norms import attention_layers, layer_numbers, patch_size
+from sima_core.lens.pictures import preprocess
+from sima_core.models.architectures import ARCHITECTURES
+from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_best, load_model
+from sima_core.weights.provenance import provenance
+
+#: How many can be set beside each other.
+FEWEST, MOST = 2, 4
+#: The name that stands for the bundled checkpoint.
+BUNDLED = "bundled"
+#: What to show of each: the norms of queries and keys, or where the class token looks.
+MapKind = Literal["norms", "cls", "rollout"]
+
+_CHOICE = re.compile(r"(?P<source>.+?)(?:@(?P<layer>-?\d+)(?:\.(?P<head>\d+))?)?")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the things compared: a model, and a layer and head of it."""
+
+    source: str
+    layer: int = 12
+    #: From 1; None for all heads.
+    head: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, layer: int = 12) -> "Choice":
+        """``NAME``, ``NAME@LAYER`` or ``NAME@LAYER.HEAD``; `layer` holds where none is named.
+
+        Raises:
+            ValueError: the text names nothing.
+        """
+        found = _CHOICE.fullmatch(text.strip())
+        if not found:
+            raise ValueError("name each model, such as deit_tiny_patch16_224 or bundled@6.2")
+        head = found["head"]
+        return cls(found["source"], int(found["layer"] or layer), int(head) if head else None)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the things compared, on the picture."""
+
+    choice: Choice
+    kind: MapKind
+    analysis: Analysis
+    #: By name (``Q̂``, ``K̂``; ``class attention``; ``rollout``): unscaled, (rows, cols).
+    maps: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def title(self) -> str:
+        """The model, and the layer and head that are shown."""
+        head = f", head {self.choice.head}" if self.choice.head else ""
+        layer = f", layer {self.choice.layer}" if self.kind == "norms" else ""
+        return f"{self.analysis.provenance.architecture}{layer}{head}"
+
+    @property
+    def weights(self) -> str:
+        """Where the weights come from, or that there are none."""
+        origin = self.analysis.provenance
+        return origin.source if origin.trained else "untrained weights"
+
+
+def load_choice(source: str) -> nn.Module:
+    """The model that a choice names: ``bundled``, a checkpoint, a Hub id or an architecture.
+
+    An architecture gets the best weights there are (`checkpoints.load_best`).
+
+    Raises:
+        CheckpointError: as `load_model` does.
+    """
+    if source == BUNDLED:
+        return load_model(DEFAULT_CHECKPOINT)
+    return load_best(source) if source in ARCHITECTURES else load_model(source)
+
+
+def look(
+    model: nn.Module,
+    choice: Choice,
+    image: Image.Image,
+    resolution: int = 224,
+    kind: MapKind = "norms",
+) -> Panel:
+    """Run one model on the picture.
+
+    Raises:
+        ImageError, ValueError: as `analyze` and `attention_maps` do; a layer, head or kind of map
+            that the model does not have. Only norms have a layer.
+    """
+    if kind not in get_args(MapKind):
+        raise ValueError(f"the map must be one of {', '.join(get_args(MapKind))}; got {kind!r}")
+    name = provenance(model).architecture
+    try:
+        wanted = choice.layer if kind == "norms" else -1
+        [layer] = layer_numbers(wanted, len(attention_layers(model)))
+        choice = Choice(choice.source, layer, choice.head)
+        analysis = analyze(model, image, resolution, [layer])
+        if kind == "norms":
+            maps = {analysis.symbol(s): analysis.token_norms(s, layer, choice.head) for s in SIDES}
+        else:
+            pixels = preprocess(image, resolution, patch_size(model))
+            found = attention_maps(model, pixels, kind, choice.head)[0]
+            maps = {"class attention" if kind == "cls" else "rollout": found.numpy()}
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return Panel(choice, kind, analysis, maps)
+
+
+def compare(
+    choices: Sequence[Choice],
+    image: Image.Image,
+    resolution: int = 224,
+    kind: MapKind = "norms",
+    seconds: float = 3.0,
+    load: Callable[[str], nn.Module] = load_choice,
+) -> tuple[list[Panel], list[ModelTime]]:
+    """Look at one picture with two to four choices, and time their models.
+
+    Args:
+        load: gives the model of a source; every source is loaded once.
+
+    Raises:
+        CheckpointError, ImageError, ValueError: what cannot be loaded, read or shown; layers
+            compared by a map that has none.
+    """
+    if not FEWEST <= len(choices) <= MOST:
+        raise ValueError(f"choose {FEWEST} to {MOST} to compare; got {len(choices)}")
+    if kind != "norms" and len({(c.source, c.head) for c in choices}) < len(choices):
+        raise ValueError(
+            "class attention is that of the last layer, and rollout that of all layers together: "
+            "compare models or heads, not layers"
+        )
+    models = {source: load(source) for source in dict.fromkeys(c.source for c in choices)}
+    panels = [look(models[c.source], c, image, resolution, kind) for c in choices]
+    inputs = [preprocess(image, resolution, patch_size(model)) for model in models.values()]
+    timed = dict(zip(models, time_models(list(models.values()), inputs, seconds), strict=True))
+    return panels, [timed[choice.source] for choice in choices]
+
+
+def plot(
+    panels: Sequence[Panel], times: Sequence[ModelTime], file: Path, colormap: str = COLORMAPS[0]
+) -> None:
+    """Draw the comparison as a PNG: a column a choice, a row a map.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: a map that is not finite.
+    """
+    image = panels[0].analysis.image
+    num_rows = len(panels[0].maps)
+    height = 3.4 * image.height / image.width
+    figure = Figure(figsize=(3.4 * len(panels), height * num_rows + 0.9), layout="constrained")
+    grid = figure.subplots(num_rows, len(panels), squeeze=False)
+    for column, (panel, timed) in enumerate(zip(panels, times, strict=True)):
+        for row, (name, values) in enumerate(panel.maps.items()):
+            axes = grid[row][column]
+            axes.imshow(overlay(image, heatmap(values), colormap))
+            axes.set(xticks=[], yticks=[], ylabel=name)
+        grid[0][column].set_title(f"{panel.title}\n{panel.weights}\n{timed}", fontsize=8)
+    figure.savefig(file, dpi=150)

@@ -1,0 +1,37 @@
+"""The environment variables that this program reads, all of them, and what each is for."""
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable; read anew each time it is asked for."""
+
+    name: str
+    #: What holds where it is not set; empty where nothing does.
+    default: str
+    #: A sentence for the documentation.
+    meaning: str
+
+    def get(self) -> str:
+        """Its value, else its default."""
+        return os.environ.get(self.name) or self.default
+
+
+COCO_ROOT = Variable(
+    "SIMA_COCO_ROOT", "", "A folder with COCO 2017; else the one in the cache folder is used."
+)
+KERNELS = Variable(
+    "SIMA_KERNELS", "1", "`0`: do without the compiled kernel; everything works, only slower."
+)
+MAX_UPLOAD_MB = Variable("SIMA_MAX_UPLOAD_MB", "400", "The largest file that the page takes.")
+CACHE_HOME = Variable(
+    "XDG_CACHE_HOME", "", "Where the cache folder `sima-lens` lies; else `~/.cache`."
+)
+SPACE_ID = Variable(
+    "SPACE_ID", "", "Set on a Hugging Face Space, where a few pictures of COCO are then fetched."
+)
+
+#: Every variable, in the order of the documentation.
+VARIABLES = (COCO_ROOT, KERNELS, MAX_UPLOAD_MB, CACHE_HOME, SPACE_ID)

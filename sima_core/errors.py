@@ -1,0 +1,18 @@
+"""What this program says to people when something cannot be done.
+
+Everything that is raised for people derives from `SimaLensError`: the command line and the page
+catch that one class, each in one place, so that a stranger's `ValueError` is never shown as if it
+were a sentence of ours.
+"""
+
+
+class SimaLensError(Exception):
+    """Something cannot be done; the message is a sentence for people that says what to do."""
+
+
+class InputError(SimaLensError, ValueError):
+    """An argument cannot be used: a layer that does not exist, a resolution below a patch, …"""
+
+
+class DiskError(SimaLensError, OSError):
+    """A file cannot be written, or not whole; the message says why, without a path."""

@@ -1,0 +1,330 @@
+"""Labelled pictures to train on: folders or tar files, decoded once, held-out ones apart."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import ImageNetInfo
+from tqdm import tqdm
+
+from sima_core.lens.pictures import ImageError, load_image
+from sima_core.machine import available_memory, cpu_quota
+
+#: Pictures are kept in memory with a shorter side of at most so many pixels.
+STORED_SIDE = 256
+#: Memory in bytes that must stay free beside the decoded pictures.
+MEMORY_RESERVE = 2 * 2**30
+#: Cosine of two signatures from which on two pictures count as the same. Between 0.95 and
+#: 0.97 true copies lie among pictures that are only alike; leaving out too many does no harm.
+DUPLICATE_SIMILARITY = 0.95
+#: So many pictures that cannot be read are named; the others are only counted.
+NAMED_PROBLEMS = 10
+#: Where no source says what is held out, one picture in so many is, chosen by its name.
+HELD_OUT_EVERY = 20
+
+_TRAIN, _HELD_OUT = {"train", "training"}, {"val", "valid", "validation", "test"}
+_SIGNATURE_SIDE = 16
+_CHUNK = 2048
+
+
+class TrainingDataError(ValueError):
+    """The pictures cannot be used; the message says why, and what to do, in one sentence."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Decoded pictures and their classes."""
+
+    #: uint8 (height, width, 3) each.
+    pixels: list[NDArray[np.uint8]]
+    #: int64, an index into `TrainingData.class_ids` for each picture.
+    labels: NDArray[np.int64]
+    #: The source that each picture is from.
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def image(self, index: int) -> Image.Image:
+        """One picture, RGB."""
+        return Image.fromarray(self.pixels[index])
+
+    def without(self, left_out: NDArray[np.bool_]) -> "PictureSet":
+        """The same without the pictures where `left_out` is true."""
+        kept = np.flatnonzero(~left_out)
+        return PictureSet(
+            [self.pixels[i] for i in kept], self.labels[kept], tuple(self.sources[i] for i in kept)
+        )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """One label space over all sources, and the pictures to train on and to hold out."""
+
+    #: Sorted. A WordNet id means the same everywhere; other folder names get their source before
+    #: them, such as ``caltech101/ant``.
+    class_ids: tuple[str, ...]
+    #: For people, in the same order.
+    class_names: tuple[str, ...]
+    training: PictureSet
+    held_out: PictureSet
+    #: Near-duplicates of the other part that were left out of each part.
+    training_duplicates: int
+    held_out_duplicates: int
+    unreadable: int
+
+    def labels_json(self) -> list[dict[str, str]]:
+        """What goes into the `labels.json` beside the weights."""
+        pairs = zip(self.class_ids, self.class_names, strict=True)
+        return [{"id": id_, "name": name} for id_, name in pairs]
+
+    def summary(self) -> str:
+        """In one sentence, for people."""
+        by_source = {s: self.training.sources.count(s) for s in sorted(set(self.training.sources))}
+        parts = ", ".join(f"{count:,} of {source}" for source, count in by_source.items())
+        unread = f"; {self.unreadable:,} could not be read" if self.unreadable else ""
+        return (
+            f"{len(self.training):,} pictures to train on ({parts}) and {len(self.held_out):,} "
+            f"held out, in {len(self.class_ids)} classes; left out as near-duplicates of the "
+            f"other part: {self.training_duplicates:,} and {self.held_out_duplicates:,}{unread}"
+        )
+
+    def fingerprint(self) -> str:
+        """The same for the same classes and pictures in the same order: 16 hexadecimal digits.
+
+        Of each picture only the middle row is read, which tells pictures apart and takes no time.
+        """
+        digest = hashlib.sha256("\n".join(self.class_ids).encode())
+        for part in (self.training, self.held_out):
+            digest.update(part.labels.tobytes())
+            for pixels in part.pixels:
+                digest.update(pixels[len(pixels) // 2].tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One picture in a source, still encoded."""
+
+    source: str
+    class_id: str
+    #: None where the source does not say.
+    held_out: bool | None
+    #: Where it lies inside the source, for messages.
+    name: str
+    encoded: bytes
+
+
+def read_training_data(
+    sources: Sequence[Path], similarity: float = DUPLICATE_SIMILARITY
+) -> TrainingData:
+    """Read and decode all pictures of `sources`, and take out what lies in both parts.
+
+    A source is a folder or a tar file of ``<class>/<picture>``. What is held out is told by a
+    folder ``train`` or ``val`` above the classes, or by a source's name that ends so
+    (``flowers-val.tar``); where nothing is said to be held out, about one picture in twenty is. A
+    class that several sources have under one WordNet id is one class.
+
+    Near-duplicates (`near_duplicates`) of held-out pictures are not trained on. Neither are they
+    counted as held out: weights to start from may have seen their other copy.
+
+    Raises:
+        TrainingDataError: no such source, no pictures in classes, or more than fits in memory.
+    """
+    pixels: list[NDArray[np.uint8]] = []
+    found: list[tuple[str, str, bool | None, str]] = []
+    unreadable = 0
+    entries = _entries(sources)
+    with (
+        ThreadPoolExecutor(cpu_quota()) as pool,
+        tqdm(unit="picture", desc="reading", leave=False) as progress,
+    ):
+        while chunk := list(islice(entries, _CHUNK)):  # so that few encoded pictures wait
+            for entry, decoded in zip(chunk, pool.map(_decode, chunk), strict=True):
+                if decoded is None:
+                    unreadable += 1
+                    if unreadable <= NAMED_PROBLEMS:
+                        tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
+                    continue
+                pixels.append(decoded)
+                found.append((entry.source, entry.class_id, entry.held_out, entry.name))
+            progress.update(len(chunk))
+            if available_memory() < MEMORY_RESERVE:
+                raise TrainingDataError(
+                    f"After {len(pixels):,} pictures the memory is nearly full: train on fewer."
+                )
+    if not pixels:
+        raise TrainingDataError(
+            "No picture was found: expected folders or tar files of <class>/<picture>."
+        )
+    class_ids = tuple(sorted({class_id for _, class_id, _, _ in found}))
+    if len(class_ids) < 2:
+        raise TrainingDataError(
+            f"All pictures are in one folder ({class_ids[0]}): expected one folder a class."
+        )
+    index = {class_id: i for i, class_id in enumerate(class_ids)}
+    labels = np.array([index[class_id] for _, class_id, _, _ in found], dtype=np.int64)
+    everything = PictureSet(pixels, labels, tuple(source for source, *_ in found))
+    is_held_out = _held_out([(said, name) for _, _, said, name in found])
+    if is_held_out.all():
+        raise TrainingDataError("All pictures are held out: name the pictures to train on as well.")
+    training, held_out = everything.without(is_held_out), everything.without(~is_held_out)
+    seen, shared = near_duplicates(signatures(training), signatures(held_out), similarity)
+    training, held_out = training.without(seen), held_out.without(shared)
+    for part, what in ((training, "train on"), (held_out, "hold out")):
+        if not len(part):
+            raise TrainingDataError(
+                f"No picture is left to {what}: add pictures, or check that those to train on "
+                "and those held out are not the same."
+            )
+    names = tuple(_class_name(class_id) for class_id in class_ids)
+    duplicates = (int(seen.sum()), int(shared.sum()))
+    return TrainingData(class_ids, names, training, held_out, *duplicates, unreadable)
+
+
+def relabelled(pictures: PictureSet, class_ids: Sequence[str], ids: Sequence[str]) -> PictureSet:
+    """The pictures whose class is among `ids`, labelled by its place there.
+
+    Args:
+        class_ids: what the labels of `pictures` mean now; `ids`: what they shall mean.
+
+    Raises:
+        TrainingDataError: no class of the pictures is among `ids`.
+    """
+    place = {class_id: i for i, class_id in enumerate(ids)}
+    new = np.array([place.get(class_id, -1) for class_id in class_ids], dtype=np.int64)
+    labels = new[pictures.labels]
+    if not (labels >= 0).any():
+        raise TrainingDataError(
+            "The model knows none of the pictures' classes: they are compared by the ids in the "
+            "labels.json beside the weights."
+        )
+    return dataclasses.replace(pictures, labels=labels).without(labels < 0)
+
+
+def signatures(pictures: PictureSet) -> NDArray[np.float32]:
+    """A unit vector for each picture that survives resizing and compression: (n, 256) float32.
+
+    The grey picture at 16 × 16, without its mean.
+    """
+    side = _SIGNATURE_SIDE
+    found = np.empty((len(pictures), side * side), np.float32)
+    for row, pixels in zip(found, pictures.pixels, strict=True):
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        row[:] = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).ravel()
+    found -= found.mean(axis=1, keepdims=True)
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6))
+
+
+def near_duplicates(
+    one: NDArray[np.float32], other: NDArray[np.float32], similarity: float = DUPLICATE_SIMILARITY
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which pictures of each set have a near-duplicate in the other: boolean (n,) and (m,).
+
+    Args:
+        one: `signatures`, (n, 256); `other` likewise, (m, 256).
+        similarity: the cosine from which on two pictures count as the same.
+    """
+    in_one, in_other = np.zeros(len(one), bool), np.zeros(len(other), bool)
+    for start in range(0, len(one), _CHUNK):
+        alike = one[start : start + _CHUNK] @ other.T >= similarity
+        in_one[start : start + _CHUNK] = alike.any(axis=1)
+        in_other |= alike.any(axis=0)
+    return in_one, in_other
+
+
+def _held_out(told: Sequence[tuple[bool | None, str]]) -> NDArray[np.bool_]:
+    if any(said for said, _ in told):
+        return np.array([bool(said) for said, _ in told])
+    # By name, so that it does not depend on the order of files.
+    return np.array([zlib.crc32(name.encode()) % HELD_OUT_EVERY == 0 for _, name in told])
+
+
+def _entries(sources: Sequence[Path]) -> Iterator[_Entry]:
+    for path in map(Path, map(os.path.abspath, sources)):  # so that `.` has a name
+        if path.is_dir() and path.name.lower() in _TRAIN | _HELD_OUT:  # photos/train is of photos
+            yield from _in_source(f"{path.parent.name}-{path.name}", _files(path))
+        elif path.is_dir():
+            yield from _in_source(path.name, _files(path))
+        elif path.is_file():
+            yield from _in_source(path.name.split(".")[0], _tar_members(path))
+        else:
+            raise TrainingDataError(
+                f"There is no folder or tar file {path.name}: check the name and the folder."
+            )
+
+
+def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[_Entry]:
+    """The pictures of one source; `stem` is its name, which may end in -train or -val."""
+    before, _, after = stem.rpartition("-")
+    split = after.lower() if before and after.lower() in _TRAIN | _HELD_OUT else None
+    source = (before if split else stem).lower()
+    for raw_name, encoded in pictures:
+        # What is no UTF-8 becomes question marks, since names go into messages and files.
+        name = raw_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        parts = PurePosixPath(name).parts
+        if len(parts) < 2:
+            continue  # in no class
+        told = next((p.lower() for p in parts[:-2] if p.lower() in _TRAIN | _HELD_OUT), split)
+        folder = parts[-2]
+        class_id = folder if re.fullmatch(r"n\d{8}", folder) else f"{source}/{folder}"
+        yield _Entry(source, class_id, None if told is None else told in _HELD_OUT, name, encoded)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    extensions = Image.registered_extensions()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in extensions and file.is_file():
+            try:
+                yield file.relative_to(folder).as_posix(), file.read_bytes()
+            except OSError:
+                yield file.relative_to(folder).as_posix(), b""  # reported as unreadable
+
+
+def _tar_members(file: Path) -> Iterator[tuple[str, bytes]]:
+    extensions = Image.registered_extensions()
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if member.isfile() and Path(member.name).suffix.lower() in extensions:
+                    content = archive.extractfile(member)
+                    yield member.name, content.read() if content else b""
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise TrainingDataError(
+            f"{file.name} is not a whole tar file ({type(error).__name__}): copy it again."
+        ) from None
+
+
+def _decode(entry: _Entry) -> NDArray[np.uint8] | None:
+    """RGB, no larger than needed; None if it cannot be read."""
+    try:
+        image = load_image(entry.encoded)
+    except ImageError:
+        return None
+    shorter = min(image.size)
+    if shorter > STORED_SIDE:
+        width, height = (round(side * STORED_SIDE / shorter) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(image)
+
+
+def _class_name(class_id: str) -> str:
+    if re.fullmatch(r"n\d{8}", class_id):
+        try:
+            description = ImageNetInfo("imagenet-22k").label_name_to_description(class_id)
+        except (KeyError, ValueError):
+            return class_id
+        return str(description).split(",")[0]
+    return class_id.partition("/")[2].replace("_", " ")

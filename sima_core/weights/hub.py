@@ -1,0 +1,116 @@
+"""Fetch weights from the Hugging Face Hub."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+from sima_core.files import is_full
+from sima_core.weights.formats import CheckpointError, shown
+from sima_core.weights.provenance import MAX_JSON_BYTES, Labels, labels_from, read_json, read_labels
+
+HUB_PREFIX = "hf-hub:"
+
+
+#: The largest file taken from the Hub, in bytes: the largest architecture in float32 and a margin.
+MAX_HUB_BYTES = 800 * 2**20
+
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A repository's weights file, and what the repository says of it."""
+
+    weights: Path
+    #: ``hf-hub:owner/name``, made fit for a sentence.
+    shown_as: str
+    architecture: str | None
+    labels: Labels | None
+
+
+def fetch(repo_id: str, folder: Path) -> Fetched:
+    """Download a public repository's weights, and the class names that lie beside them.
+
+    Raises:
+        CheckpointError: there is no such repository, it has no weights, or no network.
+    """
+    shown_as = HUB_PREFIX + shown(repo_id)
+    try:
+        # No token is sent: a stranger's id must not read what this machine's owner may read.
+        info = HfApi(token=False).model_info(repo_id, files_metadata=True, timeout=20)
+        sizes = {s.rfilename: s.size for s in info.siblings or ()}
+        weights = _hub_weights(sizes, shown_as)
+
+        def get(filename: str) -> Path:
+            return Path(hf_hub_download(repo_id, filename, local_dir=folder, token=False))
+
+        small = {name for name, size in sizes.items() if size and size <= MAX_JSON_BYTES}
+        config = read_json(get("config.json")) if "config.json" in small else {}
+        config = config if isinstance(config, dict) else {}
+        labels = labels_from(config.get("label_names"))
+        if labels is None and "labels.json" in small:
+            labels = read_labels(get("labels.json"))
+        named = config.get("architecture")
+        return Fetched(get(weights), shown_as, named if isinstance(named, str) else None, labels)
+    except (RepositoryNotFoundError, HFValidationError):
+        message = (
+            f"There is no public model {shown(repo_id)!r} on the Hugging Face Hub: "
+            "check owner/name."
+        )
+    except EntryNotFoundError as error:
+        if isinstance(error, LocalEntryNotFoundError):  # how the Hub client words "no network"
+            message = _unreachable(shown_as)
+        else:
+            message = f"{shown_as} no longer has the file that its list names: try again."
+    except OfflineModeIsEnabled:
+        message = _unreachable(shown_as)
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no"
+        message = f"The Hugging Face Hub answered with status {status} for {shown_as}: try later."
+    except OSError as error:
+        if is_full(error):
+            message = f"There is no space left on the disk to download {shown_as}."
+        else:
+            message = _unreachable(shown_as)
+    except httpx2.TransportError:  # what huggingface_hub lets through when it cannot connect
+        message = _unreachable(shown_as)
+    raise CheckpointError(message)
+
+
+def _unreachable(shown_as: str) -> str:
+    return (
+        f"The Hugging Face Hub cannot be reached for {shown_as}: check the network, or use a file."
+    )
+
+
+def _hub_weights(sizes: Mapping[str, int | None], shown_as: str) -> str:
+    """The weights file to take of a repository's files and their sizes in bytes."""
+    candidates = [f for f in _HUB_FILES if f in sizes] or sorted(
+        (f for f in sizes if f.endswith(WEIGHT_SUFFIXES)),
+        key=lambda f: (WEIGHT_SUFFIXES.index(Path(f).suffix), f),
+    )
+    if not candidates:
+        raise CheckpointError(f"{shown_as} holds no weights: expected a .safetensors or .pth file.")
+    size = sizes[candidates[0]]
+    if size is None or size > MAX_HUB_BYTES:
+        shown = "an unknown size" if size is None else f"{size / 2**20:.0f} MiB"
+        raise CheckpointError(
+            f"{candidates[0]} of {shown_as} has {shown}; "
+            f"at most {MAX_HUB_BYTES >> 20} MiB are taken."
+        )
+    return candidates[0]

@@ -1,0 +1,106 @@
+"""Where a model's weights come from, and what its classes mean."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm.data import ImageNetInfo
+from torch import nn
+
+#: The largest config.json or labels.json that is read, in bytes.
+MAX_JSON_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from and what its classes mean."""
+
+    architecture: str
+    num_classes: int
+    #: False for weights as initialised; say so wherever the model's results are shown.
+    trained: bool
+    #: File name, Hub id or architecture name; never a path.
+    source: str
+    #: SHA-256 of the weights file, hexadecimal; None for untrained weights.
+    sha256: str | None
+    #: One name a class, in the order of the head; ``class 17`` where names are unknown.
+    labels: tuple[str, ...]
+    #: The label set in words, such as ``the 1000 classes of ImageNet-1k``.
+    label_set: str
+    #: One identifier a class where the labels have them, such as WordNet ids; else empty.
+    class_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names, and the data sets they come from."""
+
+    names: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+
+
+def provenance(model: nn.Module) -> Provenance:
+    """The provenance of a model that `load_model` gave.
+
+    Raises:
+        ValueError: the model was not made by `load_model`.
+    """
+    found = getattr(model, "provenance", None)
+    if not isinstance(found, Provenance):
+        raise ValueError("this model was not made by sima_core.load_model")
+    return found
+
+
+def labels_from(value: object) -> Labels | None:
+    """Class names from a list of strings or of ``{"id": …, "name": …}``; None if it is neither.
+
+    An id tells the source: a WordNet id is ImageNet's, ``caltech101/ant`` is of caltech101.
+    """
+    if not isinstance(value, list) or not value:
+        return None
+    names = [v.get("name") if isinstance(v, dict) else v for v in value]
+    if not all(isinstance(name, str) for name in names):
+        return None
+    ids = [str(v.get("id", "")) for v in value if isinstance(v, dict)]
+    sources = {"ImageNet" for i in ids if re.fullmatch(r"n\d{8}", i)}
+    sources |= {i.split("/")[0] for i in ids if "/" in i}
+    return Labels(tuple(map(str, names)), tuple(sorted(sources)), tuple(ids))
+
+
+def read_labels(path: Path) -> Labels | None:
+    """Class names from a `labels.json`; None if it is absent or not such a list."""
+    return labels_from(read_json(path))
+
+
+def read_json(path: Path) -> object:
+    """What a JSON file of bearable size holds; None if it cannot be read."""
+    try:
+        small = path.stat().st_size <= MAX_JSON_BYTES
+        return parsed_json(path.read_text(encoding="utf-8")) if small else None
+    except (OSError, ValueError):
+        return None
+
+
+def parsed_json(text: str) -> object:
+    """What a JSON text of bearable size says; None if it is none."""
+    try:
+        return json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def class_names(num_classes: int, labels: Labels | None) -> tuple[tuple[str, ...], str]:
+    """A name for each class and the label set in words."""
+    if labels is not None and len(labels.names) == num_classes:
+        of = f" of {' and '.join(labels.sources)}" if labels.sources else " named with the weights"
+        return labels.names, f"{num_classes} classes{of}"
+    if num_classes == 1000:
+        imagenet = ImageNetInfo("imagenet-1k")
+        descriptions = (imagenet.index_to_description(i) for i in range(1000))
+        return tuple(d.split(",")[0] for d in descriptions), "the 1000 classes of ImageNet-1k"
+    digits = len(str(num_classes - 1))
+    return tuple(
+        f"class {i:0{digits}}" for i in range(num_classes)
+    ), f"{num_classes} unnamed classes"

@@ -1,0 +1,66 @@
+"""Scaling, resizing, colouring."""
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from sima_core.lens.heatmaps import COLORMAPS, colorize, heatmap, overlay
+
+
+def test_scaled_to_0_and_1():
+    h = heatmap([[2.0, 3.0], [4.0, 6.0]])
+    np.testing.assert_allclose(h.values, [[0, 0.25], [0.5, 1]])
+    assert (h.minimum, h.maximum, h.flat) == (2.0, 6.0, False)
+
+
+@pytest.mark.parametrize("norms", [np.full((2, 3), 0.7), np.zeros((2, 3)), [[1, 1 + 5e-7]]])
+def test_flat_maps_are_said_to_be_flat(norms):
+    h = heatmap(norms)
+    assert h.flat
+    assert (h.values == 1).all()
+
+
+def test_barely_not_flat():
+    assert not heatmap([[1, 1 + 5e-6]]).flat
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_no_numbers(bad):
+    with pytest.raises(ValueError, match="not numbers"):
+        heatmap([[1.0, bad]])
+
+
+def test_bilinear_with_half_pixel_centres():
+    resized = heatmap([[0.0, 1.0]]).resize((4, 1))
+    np.testing.assert_allclose(resized, [[0, 0.25, 0.75, 1]])
+    assert heatmap([[0.0, 1.0]]).resize((7, 5)).shape == (5, 7)
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_colours_are_those_of_matplotlib(name):
+    values = np.array([[0, 0.5, 1]], np.float32)
+    expected = matplotlib.colormaps[name]([0, 128, 255], bytes=True)[:, :3]
+    np.testing.assert_array_equal(colorize(values, name)[0], expected)
+
+
+def test_overlay(photo):
+    h = heatmap(np.arange(12).reshape(3, 4))
+    np.testing.assert_array_equal(np.asarray(overlay(photo, h, opacity=0)), np.asarray(photo))
+    alone = overlay(photo, h, "viridis", opacity=1)
+    assert alone.size == photo.size
+    np.testing.assert_array_equal(np.asarray(alone), colorize(h.resize(photo.size), "viridis"))
+    half = np.asarray(overlay(photo, h, "viridis", 0.5), float)
+    np.testing.assert_allclose(
+        half, (np.asarray(photo, float) + np.asarray(alone, float)) / 2, atol=0.5
+    )
+
+
+def test_bad_options_are_explained():
+    h, picture = heatmap([[0.0, 1.0]]), Image.new("RGB", (4, 4))
+    with pytest.raises(ValueError, match="opacity"):
+        overlay(picture, h, opacity=1.5)
+    with pytest.raises(ValueError, match="colormap"):
+        overlay(picture, h, colormap="nope")
+    with pytest.raises(ValueError, match="rows"):
+        heatmap([1.0, 2.0])
