@@ -1,4 +1,4 @@
-"""The look of the page: a Gradio theme on system fonts, the style sheet, the header."""
+"""The look of the page: a Gradio theme on system fonts, and the style sheet."""
 
 from pathlib import Path
 
@@ -46,19 +46,3 @@ THEME = gr.themes.Base(
     slider_color="*primary_500",
     slider_color_dark="*primary_400",
 )
-
-HEADER = """
-<header class="sl-header">
-<svg viewBox="0 0 48 48" width="44" height="44" aria-hidden="true">
-<defs><radialGradient id="sl-glow" cx="42%" cy="40%" r="62%"><stop offset="0" stop-color="#fcf5a0"/>
-<stop offset=".35" stop-color="#f98e08"/><stop offset=".7" stop-color="#b1325a"/>
-<stop offset="1" stop-color="#330a5f"/></radialGradient></defs>
-<circle cx="21" cy="21" r="17" fill="url(#sl-glow)" stroke="currentColor" stroke-width="3"/>
-<path d="M34 34 44 44" stroke="currentColor" stroke-width="5" stroke-linecap="round"/>
-<path d="M21 5v32M5 21h32M10 10.5h22M10 31.5h22M10.5 10v22M31.5 10v22" stroke="#fff" opacity=".22"/>
-</svg>
-<div><h1>SimA Lens</h1>
-<p>See which image tokens a softmax-free vision transformer listens to.</p></div>
-<button type="button" class="sl-theme" aria-label="Switch between light and dark">◐</button>
-</header>
-"""

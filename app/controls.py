@@ -1,0 +1,60 @@
+"""Controls that several tabs have, and the choices that they offer."""
+
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from sima_core.defaults import OPACITY, RESOLUTION
+from sima_core.lens.heatmaps import COLORMAPS
+
+#: Pixels of the input's shorter side that can be chosen.
+RESOLUTIONS = (112, 160, 224, 320, 448, 640)
+
+# The heatmaps of all tabs follow one property of the page, so that moving it asks no server.
+_SET_OPACITY = "o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
+
+
+class RawImage(gr.Image):
+    """An image input that hands over the uploaded file, as it is and unopened.
+
+    Gradio opens it first even for ``type="filepath"``, and what is no picture fails there, where
+    nobody can say why.
+    """
+
+    is_template = True  # the page draws it as a gr.Image
+
+    def __init__(self, value: str | None = None, **kwargs: Any) -> None:
+        super().__init__(value, type="filepath", image_mode=None, **kwargs)
+
+    def preprocess(self, payload: ImageData | None) -> Any:
+        if payload is None or payload.path is None:
+            return super().preprocess(payload)
+        return payload.path
+
+
+def resolution_choice(label: str) -> gr.Dropdown:
+    return gr.Dropdown(
+        [(f"{r} px", r) for r in RESOLUTIONS], value=RESOLUTION, label=label, filterable=False
+    )
+
+
+def colormap_choice() -> gr.Dropdown:
+    return gr.Dropdown(
+        [(c.capitalize(), c) for c in COLORMAPS],
+        value=COLORMAPS[0],
+        label="Colour map",
+        filterable=False,
+    )
+
+
+def opacity_slider() -> gr.Slider:
+    """How much of the photo the heatmaps hide."""
+    slider = gr.Slider(0, 1, OPACITY, step=0.01, label="Heatmap opacity")
+    slider.input(None, slider, js=_SET_OPACITY)
+    return slider
+
+
+def whole(value: float | None, default: int) -> int:
+    """The number in a box; `default` where a visitor has emptied it."""
+    return default if value is None else int(value)

@@ -1,0 +1,67 @@
+"""How the page's handlers run: their turn at the machine, and what is said when they fail."""
+
+import contextlib
+import functools
+import html
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from app.templating import capitalized
+from sima_core.errors import SimaLensError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Event options for whatever runs a model: one at a time in the whole app, the others wait and see
+#: their place in the queue.
+COMPUTE: dict[str, Any] = {
+    "concurrency_id": "compute",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
+#: Event options for loading a checkpoint, which may wait long for a network.
+LOAD: dict[str, Any] = {
+    "concurrency_id": "load",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
+#: Event options for what is done in a moment, and for drawing, which some visitors may do at once.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+DRAW: dict[str, Any] = {**QUIET, "concurrency_limit": 4}
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Show the sentences of our own errors to the visitor; other errors stay on the server."""
+    try:
+        yield
+    except SimaLensError as error:
+        raise gr.Error(  # the page takes the text for HTML
+            html.escape(capitalized(str(error)), quote=False),
+            duration=None,
+            print_exception=False,
+        ) from None
+
+
+def plainly(handler: Callable[P, T]) -> Callable[P, T]:
+    """A handler whose errors are `plain_errors`."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with plain_errors():
+            return handler(*args, **kwargs)
+
+    return wrapped
+
+
+def plainly_each(handler: Callable[P, Iterator[T]]) -> Callable[P, Iterator[T]]:
+    """The same for a handler that yields its results one after another."""
+
+    @functools.wraps(handler)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        with plain_errors():
+            yield from handler(*args, **kwargs)
+
+    return wrapped

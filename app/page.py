@@ -1,0 +1,76 @@
+"""The page: its tabs around one `Visit`, what happens between tabs, and how it is launched."""
+
+from typing import Any
+
+import gradio as gr
+
+from app import api, theme
+from app.handlers import QUIET, plainly
+from app.tabs import compare, evidence, explore, latency
+from app.tabs.coco import tab as coco
+from app.tabs.coco.picture import copy_of
+from app.templating import render
+from app.visit import CocoLook, Visit
+from sima_core import environment
+from sima_core.bench import calibration
+from sima_core.machine import keep_freed_memory, use_available_cpus
+
+#: Seconds: how often to look for cached files to delete, and how old they get.
+DELETE_CACHE = (600, 3600)
+#: Visitors whose stores are kept, and requests that may wait.
+MAX_VISITS, MAX_WAITING = 200, 64
+
+#: The id of the first tab, to which another leads.
+EXPLORE = "explore-tab"
+
+
+def build() -> gr.Blocks:
+    """The whole page, ready to be launched."""
+    use_available_cpus()
+    keep_freed_memory()
+    calibration.apply()
+    with gr.Blocks(
+        title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
+    ) as demo:
+        gr.HTML(render("header"))
+        visit = Visit.begin()
+        with gr.Tabs() as tabs:
+            with gr.Tab("Explore", id=EXPLORE):
+                explore_tab = explore.build(visit, demo)
+            with gr.Tab("Compare", id="compare-tab"):
+                compare.build(visit)
+            with gr.Tab("COCO", id="coco-tab") as coco_tab:
+                open_in_explore = coco.build(visit, coco_tab)
+            with gr.Tab("Evidence", id="evidence-tab"):
+                evidence.build()
+            with gr.Tab("Latency", id="latency-tab"):
+                latency.build(visit)
+        api.build(visit)
+
+        # From COCO to Explore: the picture, the way there, and a look at it.
+        opened = open_in_explore.click(
+            plainly(open_picture), visit.coco, [explore_tab.photo, tabs], **QUIET
+        )
+        opened.success(None, js="() => window.scrollTo({ top: 0 })")
+        explore_tab.look_after(opened)
+    demo.queue(max_size=MAX_WAITING, api_open=False)  # nothing gets past the queue
+    return demo
+
+
+def open_picture(shown: CocoLook | None) -> tuple[str, dict[str, Any]]:
+    """A copy of COCO's picture for the Explore tab, and the way there."""
+    return copy_of(shown), gr.update(selected=EXPLORE)
+
+
+def launch(demo: gr.Blocks) -> None:
+    """Serve the page until it is stopped."""
+    demo.launch(
+        theme=theme.THEME,
+        css_paths=[theme.CSS],
+        js=theme.ON_OPEN,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
+        state_session_capacity=MAX_VISITS,
+        footer_links=["api"],
+    )

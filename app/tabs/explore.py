@@ -1,0 +1,386 @@
+"""The Explore tab: a photo in, the token importance of Q̂ and K̂ over it."""
+
+import dataclasses
+import functools
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.events import Dependency
+from markupsafe import Markup
+
+from app.controls import RawImage, colormap_choice, opacity_slider, resolution_choice, whole
+from app.handlers import COMPUTE, DRAW, LOAD, QUIET, plainly
+from app.viewer import predictions_html, summary_html, viewer, viewer_html
+from app.visit import Look, Visit
+from app.visitors import (
+    BUNDLED,
+    MODELS,
+    analyze_within_limits,
+    cache_folder,
+    kept,
+    lens_for,
+    require_photo,
+)
+from sima_core import Analysis
+from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.errors import InputError
+from sima_core.lens.export import write
+from sima_core.lens.heatmaps import COLORMAPS
+from sima_core.lens.lens import Lens
+
+_FORGOTTEN = "this visit was forgotten after a long pause: choose the photo again."
+
+_SAMPLES = {
+    "Cheetah": ("gradio", "media_assets/images/cheetah1.jpg"),
+    "Lion": ("gradio", "media_assets/images/lion.jpg"),
+    "Running cheetah": ("gradio", "media_assets/images/cheetah.jpg"),
+    "Eiffel Tower": ("gradio", "media_assets/images/tower.jpg"),
+    "Grace Hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+}
+
+# The archive's address reaches the hidden button a moment after the event that made it.
+_CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#download-ready').click(), 200)"
+
+GUIDE = """
+### How to read the maps
+
+**Every tile is a token** of 16 × 16 pixels (8 × 8 in models whose name ends in `p8`). SimA has no
+softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
+
+- **Q̂ (query)** scales what a token takes up from all the others; **K̂ (key)** scales how much all
+  the others hear of it. Bright in both: it matters in both directions.
+- **Colours are relative.** Darkest is the smallest norm in this picture, brightest the largest;
+  the numbers beside the colour bar say how far apart they are.
+- **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
+  them.
+- The maps show what attention weighs, **not why** the model chose a label, and it can be wrong.
+"""
+
+
+def sample_photos() -> list[tuple[str, str]]:
+    """(path, caption) of the sample photos that the installed packages carry."""
+    found = [(files(package) / name, caption) for caption, (package, name) in _SAMPLES.items()]
+    return [(str(path), caption) for path, caption in found if path.is_file()]
+
+
+def pick_sample(choice: gr.SelectData) -> str:
+    """The path of the sample that was clicked."""
+    return sample_photos()[int(choice.index)][0]
+
+
+@dataclass(frozen=True)
+class View:
+    """What to show of an analysis."""
+
+    layer: int
+    head: int | None
+    colormap: str
+
+    @classmethod
+    def of(cls, analysis: Analysis, layer: float | None, head: float, colormap: str) -> "View":
+        """The view nearest to what was asked for that the model has."""
+        number = min(whole(layer, LAYER), max(analysis.norms))
+        heads = analysis.layers[number].num_heads
+        return cls(number, int(head) if 1 <= head <= heads else None, colormap)
+
+
+def look(path: str | None, model_key: str | None, resolution: float) -> Look:
+    """Analyse the photo at `path`, keeping only a copy small enough to hold for a whole visit."""
+    path = require_photo(path)
+    analysis = analyze_within_limits(path, model_key, int(resolution))
+    return Look(path, dataclasses.replace(analysis, image=kept(analysis.image)))
+
+
+def explore(
+    path: str | None, seen: Look | None, model_key: str | None, resolution: float
+) -> tuple[Look, Markup]:
+    """A new photo, resolution or model: run it once; `draw` follows.
+
+    Where the photo was cleared, the one that is still shown is meant.
+    """
+    now = look(path or (seen.path if seen else None), model_key, resolution)
+    return now, predictions_html(now.analysis)
+
+
+def draw(
+    seen: Look | None, layer: float | None, head: float, colormap: str
+) -> tuple[Markup, Markup]:
+    """The pictures and the line of facts; runs no model."""
+    if seen is None:
+        raise InputError(_FORGOTTEN)
+    view = View.of(seen.analysis, layer, head, colormap)
+    return (
+        viewer_html(seen.analysis, view.layer, view.head, view.colormap),
+        summary_html(seen.analysis, seen.name, view.layer, view.head),
+    )
+
+
+def photo_on_show(seen: Look | None) -> str | None:
+    """The path of the photo that the maps are of; None once it was deleted."""
+    return seen.path if seen and Path(seen.path).is_file() else None
+
+
+def model_note(lens: Lens) -> str:
+    """A sentence on the model in use."""
+    origin = lens.provenance
+    assert origin is not None  # it was loaded here
+    weights = f"weights from `{origin.source}`" if origin.trained else "**untrained weights**"
+    return f"In use: **{lens.name}**, {weights}, {origin.num_classes} classes."
+
+
+def head_choices(num_heads: int) -> list[tuple[str, int]]:
+    return [("All heads", 0), *((f"Head {h}", h) for h in range(1, num_heads + 1))]
+
+
+def controls_for(lens: Lens) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The note on another model, and updates of the layer and head controls."""
+    heads = max(layer.num_heads for layer in lens.layers)
+    return (
+        model_note(lens),
+        gr.update(maximum=lens.depth, value=min(LAYER, lens.depth)),
+        gr.update(choices=head_choices(heads), value=0),
+    )
+
+
+def use_model(source: str | None, model_key: str | None) -> tuple[Any, ...]:
+    """Load a visitor's checkpoint in place of the one they had."""
+    if not source or not source.strip():
+        raise InputError("choose a checkpoint file, or type a Hub id such as owner/name.")
+    lens = Lens.load(source.strip())
+    new_key = MODELS.add(lens)
+    MODELS.drop(model_key)
+    return new_key, *controls_for(lens)
+
+
+def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
+    """Load a Hub repository's checkpoint; the prefix may be left out, a file never meant."""
+    repo_id = repo_id.strip().removeprefix("hf-hub:").removeprefix("https://huggingface.co/")
+    return use_model(repo_id and f"hf-hub:{repo_id}", model_key)
+
+
+def use_bundled(model_key: str | None) -> tuple[Any, ...]:
+    """Go back to the bundled weights."""
+    MODELS.drop(model_key)
+    return None, *controls_for(BUNDLED)
+
+
+def download(
+    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float
+) -> str:
+    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
+    if seen is None:
+        raise InputError(_FORGOTTEN)
+    view = View.of(seen.analysis, layer, head, colormap)
+    stem = f"{Path(seen.name).stem}_layer{view.layer}"
+    # In Gradio's cache, so that it is deleted with everything else of this visit.
+    folder = Path(tempfile.mkdtemp(dir=cache_folder()))
+    written = write(
+        seen.analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity
+    )
+    archive = folder / f"{stem}.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for file in written:
+            bundle.write(file, file.name)
+            file.unlink()
+    return str(archive)
+
+
+@dataclass(frozen=True)
+class OwnCheckpoint:
+    """The controls for a visitor's own checkpoint."""
+
+    note: gr.Markdown
+    upload: gr.File
+    hub_id: gr.Textbox
+    from_hub: gr.Button
+    back: gr.Button
+
+    @classmethod
+    def lay_out(cls) -> "OwnCheckpoint":
+        with gr.Accordion("Use your own checkpoint", open=False):
+            note = gr.Markdown(model_note(BUNDLED))
+            upload = gr.File(
+                label="SimA checkpoint (.safetensors, .pth)", type="filepath", height=110
+            )
+            hub_id = gr.Textbox(
+                label="or a Hugging Face Hub id", placeholder="owner/name", max_lines=1
+            )
+            with gr.Row():
+                from_hub = gr.Button("Load from Hub", size="sm", min_width=120)
+                back = gr.Button("Bundled weights", size="sm", min_width=120)
+            gr.Markdown("Only for your visit. Code in a file is never run.")
+        return cls(note, upload, hub_id, from_hub, back)
+
+
+@dataclass(frozen=True)
+class Explore:
+    """The tab's components, and what happens between them."""
+
+    visit: Visit
+    photo: RawImage
+    samples: gr.Gallery
+    summary: gr.HTML
+    maps: gr.HTML
+    predictions: gr.HTML
+    head: gr.Dropdown
+    resolution: gr.Dropdown
+    colormap: gr.Dropdown
+    opacity: gr.Slider
+    save: gr.Button
+    ready: gr.DownloadButton
+    own: OwnCheckpoint
+
+    @classmethod
+    def lay_out(cls, visit: Visit, first: Look) -> "Explore":
+        """The tab inside the current Blocks, showing the first look."""
+        pictures, facts = draw(first, LAYER, 0, COLORMAPS[0])
+        with gr.Column(elem_id="explore"):
+            with gr.Column(elem_id="explore-photo"):
+                photo = _photo_box(first.path)
+                samples = _gallery()
+            with gr.Column(elem_id="explore-result"):
+                summary = gr.HTML(facts)
+                maps = viewer(pictures, elem_id="maps")
+            with gr.Column(elem_id="explore-below"):
+                predictions = gr.HTML(predictions_html(first.analysis))
+                gr.Markdown(GUIDE, elem_id="guide")
+            with gr.Column(elem_id="explore-settings"):
+                visit.layer.render()
+                heads = head_choices(BUNDLED.layers[0].num_heads)
+                return cls(
+                    visit,
+                    photo,
+                    samples,
+                    summary,
+                    maps,
+                    predictions,
+                    head=gr.Dropdown(heads, value=0, label="Head", filterable=False),
+                    resolution=resolution_choice("Resolution (shorter side)"),
+                    colormap=colormap_choice(),
+                    opacity=opacity_slider(),
+                    save=gr.Button("Download maps (PNG, NPZ)", variant="primary"),
+                    ready=gr.DownloadButton(visible="hidden", elem_id="download-ready"),
+                    own=OwnCheckpoint.lay_out(),
+                )
+
+    def look_after(self, event: Dependency) -> Dependency:
+        """Analyse and draw what `photo` holds, once the event has succeeded."""
+        return self._draw_after(self._look_on(event.success))
+
+    def _look_on(self, listen: Callable[..., Dependency]) -> Dependency:
+        return listen(
+            plainly(explore),
+            [self.photo, self.visit.look, self.visit.model_key, self.resolution],
+            [self.visit.look, self.predictions],
+            **COMPUTE,
+            show_progress_on=self.maps,
+            trigger_mode="always_last",
+        )
+
+    def _draw_after(self, event: Dependency) -> Dependency:
+        drawn: Dependency = event.success(
+            plainly(draw), self._view, [self.maps, self.summary], **DRAW
+        )
+        return drawn
+
+    @property
+    def _view(self) -> list[Component]:
+        """What `draw` takes."""
+        return [self.visit.look, self.visit.layer, self.head, self.colormap]
+
+    def wire_photo(self) -> None:
+        """Look at samples and photos that are chosen; draw again where only the view changes."""
+        self.look_after(
+            self.samples.select(pick_sample, None, self.photo, trigger_mode="always_last", **QUIET)
+        )
+        again = self._look_on(
+            functools.partial(gr.on, [self.photo.input, self.resolution.input])
+        )
+        self._draw_after(again)
+        # What cannot be shown leaves the box to the photo that still is.
+        again.failure(photo_on_show, self.visit.look, self.photo, **QUIET)
+        gr.on(
+            [self.visit.layer.change, self.head.input, self.colormap.input],
+            plainly(draw),
+            self._view,
+            [self.maps, self.summary],
+            trigger_mode="always_last",
+            **DRAW,
+        )
+
+    def wire_checkpoint(self) -> None:
+        """Load the visitor's checkpoint and look again through it."""
+        own, key = self.own, self.visit.model_key
+        for listen, handler, given in (
+            (own.upload.upload, use_model, [own.upload, key]),
+            (own.from_hub.click, use_hub, [own.hub_id, key]),
+            (own.hub_id.submit, use_hub, [own.hub_id, key]),
+            (own.back.click, use_bundled, [key]),
+        ):
+            loading = listen(
+                plainly(handler),
+                given,
+                [key, own.note, self.visit.layer, self.head],
+                **LOAD,
+                show_progress_on=own.note,
+            )
+            # The note says what is used; after a failure another file may be chosen.
+            self.look_after(loading).then(lambda: None, None, own.upload, **QUIET)
+            loading.failure(lambda: None, None, own.upload, **QUIET)
+
+    def wire_download(self) -> None:
+        """Pack the maps, then press the hidden button that holds the archive."""
+        self.save.click(
+            plainly(download),
+            [*self._view, self.opacity],
+            self.ready,
+            api_visibility="private",
+            show_progress="minimal",
+        ).success(None, js=_CLICK_DOWNLOAD)
+
+
+def build(visit: Visit, demo: gr.Blocks) -> Explore:
+    """Lay the tab out inside the current Blocks, its first sample already analysed."""
+    first = look(sample_photos()[0][0], None, RESOLUTION)
+    tab = Explore.lay_out(visit, first)
+    # Each visit begins with the sample that was analysed when the app started.
+    demo.load(lambda: first, None, visit.look, **QUIET)
+    tab.wire_photo()
+    tab.wire_checkpoint()
+    tab.wire_download()
+    return tab
+
+
+def _photo_box(path: str) -> RawImage:
+    return RawImage(
+        path,
+        label="Photo",
+        show_label=False,
+        sources=["upload", "clipboard", "webcam"],
+        height=230,
+        buttons=[],
+        elem_id="photo",
+    )
+
+
+def _gallery() -> gr.Gallery:
+    samples = sample_photos()
+    return gr.Gallery(
+        samples,
+        label="Sample photos",
+        show_label=False,
+        columns=len(samples),
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        elem_id="samples",
+    )

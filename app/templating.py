@@ -1,0 +1,48 @@
+"""The page's markup: Jinja2 templates in `templates/`, each a card or figure; values are escaped."""
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+
+def harmless(value: object) -> Markup:
+    """Escape for HTML, unless it is markup already, and for Gradio's own templates.
+
+    Gradio passes what a `gr.HTML` shows through two template languages, in which ``${`` and ``{{``
+    begin something; markup that was made here holds neither any more.
+    """
+    return Markup(str(escape(value)).replace("{", "&#123;").replace("$", "&#36;"))
+
+
+def with_code(sentence: str) -> Markup:
+    """A sentence whose `` `commands` `` are set as code."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(sentence))))
+
+
+def capitalized(sentence: str) -> str:
+    """Begin with a capital, unless it begins with the name of a file, model or module."""
+    first = sentence.split(" ", 1)[0]
+    named = "." in first or "_" in first
+    return sentence if named else sentence[:1].upper() + sentence[1:]
+
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    finalize=harmless,  # whatever a template puts out passes through it
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters |= {"with_code": with_code, "capitalized": capitalized}
+
+
+def render(name: str, **values: object) -> Markup:
+    """Fill in ``templates/<name>.html``; whatever is not markup is escaped.
+
+    Raises:
+        jinja2.UndefinedError: a value that the template needs is missing.
+    """
+    return Markup(_TEMPLATES.get_template(f"{name}.html").render(values))
