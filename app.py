@@ -11,6 +11,7 @@ from app import (  # noqa: F401  # all, at start
     viewer,
     visit,
     visitors,
+    words,
 )
 from app.tabs import compare, evidence, explore, latency  # noqa: F401
 from app.tabs.coco import browsing, curves, examples, picture, tab  # noqa: F401

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
-from app.templating import capitalized
+from app.words import capitalized
 from sima_core.errors import SimaLensError
 
 P = ParamSpec("P")

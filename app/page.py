@@ -29,9 +29,10 @@ def build() -> gr.Blocks:
     use_available_cpus()
     keep_freed_memory()
     calibration.apply()
-    with gr.Blocks(
+    demo = gr.Blocks(
         title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
-    ) as demo:
+    )
+    with demo:
         gr.HTML(render("header"))
         visit = Visit.begin()
         with gr.Tabs() as tabs:

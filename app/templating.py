@@ -1,10 +1,12 @@
-"""The page's markup: Jinja2 templates in `templates/`, each a card or figure; values are escaped."""
+"""The page's markup: Jinja2 templates, each a card or figure, in which every value is escaped."""
 
 import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
+
+from app.words import capitalized, duration, size
 
 
 def harmless(value: object) -> Markup:
@@ -21,13 +23,6 @@ def with_code(sentence: str) -> Markup:
     return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(sentence))))
 
 
-def capitalized(sentence: str) -> str:
-    """Begin with a capital, unless it begins with the name of a file, model or module."""
-    first = sentence.split(" ", 1)[0]
-    named = "." in first or "_" in first
-    return sentence if named else sentence[:1].upper() + sentence[1:]
-
-
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -36,13 +31,18 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters |= {"with_code": with_code, "capitalized": capitalized}
+_TEMPLATES.filters |= {
+    "with_code": with_code,
+    "capitalized": capitalized,
+    "duration": duration,
+    "size": size,
+}
 
 
-def render(name: str, **values: object) -> Markup:
-    """Fill in ``templates/<name>.html``; whatever is not markup is escaped.
+def render(template: str, /, **values: object) -> Markup:
+    """Fill in ``templates/<template>.html``; what is not markup is escaped.
 
     Raises:
         jinja2.UndefinedError: a value that the template needs is missing.
     """
-    return Markup(_TEMPLATES.get_template(f"{name}.html").render(values))
+    return Markup(_TEMPLATES.get_template(f"{template}.html").render(values))

@@ -68,8 +68,8 @@ class ShownMap:
     of: str
     name: str = ""
     side: str = ""
-    #: What to lay over the picture.
-    on_top: Markup = Markup()
+    #: Markup to lay over the picture.
+    on_top: str = ""
 
 
 def viewer_html(
@@ -99,7 +99,7 @@ def viewer_html(
                 f"the {side} norms in layer {layer}, {heads}",
                 name,
                 side,
-                (on_top or {}).get(side, Markup()),
+                (on_top or {}).get(side, ""),
             ),
             colormap,
         )

@@ -68,9 +68,7 @@ class Visit:
     @classmethod
     def begin(cls) -> "Visit":
         """Empty stores inside the current Blocks; the slider is rendered where Explore puts it."""
-        layer = gr.Slider(
-            1, BUNDLED.depth, LAYER, step=1, precision=0, label="Layer", render=False
-        )
+        layer = gr.Slider(1, BUNDLED.depth, LAYER, step=1, precision=0, label="Layer", render=False)
         return cls(
             look=gr.State(),
             model_key=gr.State(delete_callback=MODELS.drop),

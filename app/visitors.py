@@ -18,9 +18,15 @@ MAX_COST = 600e9
 #: The longer side of the copy of a photo that is kept for a visit, in pixels.
 KEPT_SIDE = 2048
 
+
+def lens_cache(max_models: int = 4) -> ModelCache[Lens]:
+    """An empty store for so many models."""
+    return ModelCache(lambda lens: num_bytes(lens.model), max_models)
+
+
 #: The bundled trained model, and those that visitors brought for their visit.
 BUNDLED = Lens.load()
-MODELS = ModelCache[Lens](lambda lens: num_bytes(lens.model))
+MODELS = lens_cache()
 
 
 def lens_for(key: str | None) -> Lens:

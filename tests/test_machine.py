@@ -85,7 +85,7 @@ def small_model() -> torch.nn.Module:
 
 
 def test_cache_drops_the_least_recently_used():
-    cache = ModelCache(max_models=2, max_bytes=10_000)
+    cache = ModelCache(num_bytes, max_models=2, max_bytes=10_000)
     first, second = cache.add(small_model()), cache.add(small_model())
     cache.get(first)
     third = cache.add(small_model())
@@ -95,7 +95,7 @@ def test_cache_drops_the_least_recently_used():
 
 
 def test_cache_is_capped_in_memory():
-    cache = ModelCache(max_models=10, max_bytes=1000)
+    cache = ModelCache(num_bytes, max_models=10, max_bytes=1000)
     assert num_bytes(small_model()) == 400
     for _ in range(5):
         cache.add(small_model())
@@ -105,7 +105,7 @@ def test_cache_is_capped_in_memory():
 
 
 def test_cache_forgets_on_request():
-    cache = ModelCache()
+    cache = ModelCache(num_bytes)
     key = cache.add(small_model())
     cache.drop(key)
     cache.drop(key)

@@ -8,36 +8,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
-from torch import nn
+from markupsafe import Markup
 
-from sima_core import load_image, provenance
+from app.controls import colormap_choice, opacity_slider, resolution_choice, whole
+from app.handlers import COMPUTE, LOAD, QUIET, plainly
+from app.templating import render
+from app.viewer import Photo, ShownMap, figure_html, linked_html, viewer
+from app.visit import Comparison, Look, Visit
+from app.visitors import MAX_COST, kept, lens_cache, lens_for, require_affordable, require_photo
+from sima_core import load_image
 from sima_core.bench.whole_models import ModelTime
-from sima_core.comparison import (
-    FEWEST,
-    MOST,
-    Choice,
-    MapKind,
-    Panel,
-    compare,
-)
-from sima_core.lens.heatmaps import COLORMAPS
+from sima_core.comparison import FEWEST, MOST, Choice, MapKind, Panel, compare
+from sima_core.defaults import LAYER
+from sima_core.errors import InputError, SimaLensError
+from sima_core.lens.lens import Lens
 from sima_core.models.architectures import ARCHITECTURES
-from sima_core.weights.cache import ModelCache, ModelGoneError
+from sima_core.weights.cache import ModelGoneError
 from sima_core.weights.loading import load_best
-
-from .explore import DEFAULT_LAYER, DEFAULT_OPACITY, DEFAULT_RESOLUTION, RESOLUTIONS, Explore, Look
-from .viewer import Photo, escape, figure_html, linked_html, viewer
-from .visitors import (
-    COMPUTE,
-    LOAD,
-    MAX_COST,
-    kept,
-    model_for,
-    plainly,
-    require_affordable,
-    require_photo,
-    whole,
-)
 
 #: The source that means the visitor's model in Explore.
 MINE = "the model in Explore"
@@ -52,46 +39,44 @@ _KINDS: dict[str, MapKind] = {
     "Class token": "cls",
     "Rollout": "rollout",
 }
-START = (
-    '<section class="sl-card sl-empty"><h3>What do other models listen to?</h3><p>Choose two to '
-    "four models, layers or heads and press <b>Compare</b>: their maps of the photo in Explore "
-    "appear side by side, with the time each model takes. Point at a token, or zoom, and all "
-    "follow.</p></section>"
+_NOTE = (
+    "SimA's maps are norms of Q̂ and K̂; for softmax attention and XCA they are norms of Q and K, "
+    "as the paper shows DeiT's. The coloured part of a bar is the attention layers' share of a "
+    "forward pass (medians, in turns on this machine). **Untrained weights** mean random ones: "
+    "their maps tell of the architecture alone."
 )
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A comparison, kept for a visit."""
-
-    panels: Sequence[Panel]
-    times: Sequence[ModelTime]
 
 
 class _Shelf:
     """Models by architecture that any visitor may compare, loaded once while there is room."""
 
     def __init__(self) -> None:
-        self._cache = ModelCache(max_models=8)
+        self._cache = lens_cache(max_models=8)
         self._keys: dict[str, tuple[str, float]] = {}  # and when it was loaded
         self._loading = threading.Lock()
 
-    def get(self, architecture: str) -> nn.Module:
+    def get(self, architecture: str) -> Lens:
+        """The lens over an architecture's best weights.
+
+        Raises:
+            CheckpointError: as `load_best`.
+        """
         if (held := self._held(architecture)) is not None:  # without waiting for other models
             return held
         with self._loading:
             if (held := self._held(architecture)) is not None:
                 return held
-            model = load_best(architecture)
-            self._keys[architecture] = self._cache.add(model), time.monotonic()
-            return model
+            lens = Lens(load_best(architecture))
+            self._keys[architecture] = self._cache.add(lens), time.monotonic()
+            return lens
 
-    def _held(self, architecture: str) -> nn.Module | None:
+    def _held(self, architecture: str) -> Lens | None:
         key, loaded = self._keys.get(architecture, ("", 0.0))
         with contextlib.suppress(ModelGoneError):
-            model = self._cache.get(key)
-            if provenance(model).trained or time.monotonic() - loaded < RETRY_SECONDS:
-                return model
+            lens = self._cache.get(key)
+            trained = lens.provenance is not None and lens.provenance.trained
+            if trained or time.monotonic() - loaded < RETRY_SECONDS:
+                return lens
             self._cache.drop(key)
         return None
 
@@ -99,24 +84,39 @@ class _Shelf:
 _SHELF = _Shelf()
 
 
-def choices_of(
-    what: str, models: Sequence[str], layers: Sequence[int], heads: Sequence[int], layer: int
-) -> list[Choice]:
-    """What is to be set side by side.
+@dataclass(frozen=True)
+class Asked:
+    """What is to be set side by side, as the controls say it."""
 
-    Raises:
-        ValueError: too few or too many, in words of the page.
-    """
-    named = {OF_MODELS: models, OF_LAYERS: layers, OF_HEADS: heads}[what]
-    if not models:
-        raise ValueError("choose a model.")
-    if not FEWEST <= len(named) <= MOST:
-        raise ValueError(f"choose {FEWEST} to {MOST} {what.lower()} to compare.")
-    if what == OF_MODELS:
-        return [Choice(model, layer) for model in models]
-    if what == OF_LAYERS:
-        return [Choice(models[0], int(number)) for number in sorted(layers)]
-    return [Choice(models[0], layer, int(number)) for number in sorted(heads)]
+    #: `OF_MODELS`, `OF_LAYERS` or `OF_HEADS`.
+    what: str
+    models: Sequence[str]
+    layers: Sequence[int]
+    heads: Sequence[int]
+
+    def choices(self, layer: int) -> list[Choice]:
+        """The same as the library takes it.
+
+        Raises:
+            InputError: too few or too many, in words of the page.
+        """
+        named = {OF_MODELS: self.models, OF_LAYERS: self.layers, OF_HEADS: self.heads}[self.what]
+        if not self.models:
+            raise InputError("choose a model.")
+        if not FEWEST <= len(named) <= MOST:
+            raise InputError(f"choose {FEWEST} to {MOST} {self.what.lower()} to compare.")
+        if self.what == OF_MODELS:
+            return [Choice(model, layer) for model in self.models]
+        if self.what == OF_LAYERS:
+            return [Choice(self.models[0], int(number)) for number in sorted(self.layers)]
+        return [Choice(self.models[0], layer, int(number)) for number in sorted(self.heads)]
+
+
+def fetch(what: str, models: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> None:
+    """Have the models' weights here before `run`, since the Hub may keep one waiting."""
+    for source in {choice.source for choice in Asked(what, models, layers, heads).choices(1)}:
+        if source != MINE:
+            _SHELF.get(source)
 
 
 def run(
@@ -129,75 +129,65 @@ def run(
     layer: float | None,
     kind: str,
     resolution: float,
-) -> Compared:
+) -> Comparison:
     """Look with all of them, and time their models."""
     if seen is None:
-        raise ValueError("choose a photo in Explore first.")
+        raise InputError("choose a photo in Explore first.")
     image = load_image(require_photo(seen.path))
-
     cost = 0.0
 
-    def load(source: str) -> nn.Module:
+    def load(source: str) -> Lens:
         nonlocal cost
-        model = model_for(model_key) if source == MINE else _SHELF.get(source)
+        lens = lens_for(model_key) if source == MINE else _SHELF.get(source)
         try:
-            cost += require_affordable(model, image, int(resolution))
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from None
+            cost += require_affordable(lens, image, int(resolution))
+        except SimaLensError as error:
+            raise InputError(f"{source}: {error}") from None
         if cost > MAX_COST:  # slow models are run five or six times, others for some seconds
-            raise ValueError(
+            raise InputError(
                 "together these models take too long on a shared machine: choose fewer or smaller "
                 "ones, or a lower resolution."
             )
-        return model
+        return lens
 
-    chosen = choices_of(what, models, layers, heads, whole(layer, DEFAULT_LAYER))
+    chosen = Asked(what, models, layers, heads).choices(whole(layer, LAYER))
     panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
     photo = kept(image)
-    return Compared([replace(p, analysis=replace(p.analysis, image=photo)) for p in panels], times)
+    return Comparison(
+        [replace(panel, analysis=replace(panel.analysis, image=photo)) for panel in panels], times
+    )
 
 
-def fetch(what: str, models: Sequence[str], layers: Sequence[int], heads: Sequence[int]) -> None:
-    """Have the models' weights here before `run`, since the Hub may keep one waiting."""
-    for source in {choice.source for choice in choices_of(what, models, layers, heads, 1)}:
-        if source != MINE:
-            _SHELF.get(source)
-
-
-def draw(compared: Compared | None, colormap: str) -> str:
+def draw(compared: Comparison | None, colormap: str) -> Markup:
     """The pictures in a grid, a column for each choice; runs no model."""
     if compared is None:
-        return START
+        return render("compare/start")
     panels, times = compared.panels, compared.times
     photo = Photo.of(panels[0].analysis.image)
     slowest = max(t.forward.median for t in times)
-    columns = ""
-    for panel, timed in zip(panels, times, strict=True):
-        figures = ""
-        for name, values in panel.maps.items():
-            rows, cols = values.shape
-            figures += figure_html(
-                photo,
-                values,
-                f"<b>{name}</b> <span>{rows} × {cols} tokens</span>",
-                name,
-                f"{name} of {panel.title}",
-                colormap,
-            )
-        head = head_html(panel, timed, slowest)
-        columns += f'<div class="sl-column" data-maps="{len(panel.maps)}">{head}{figures}</div>'
-    return linked_html(photo, columns, len(panels))
+    columns = [
+        _column(photo, panel, timed, slowest, colormap)
+        for panel, timed in zip(panels, times, strict=True)
+    ]
+    return linked_html(photo, columns)
 
 
-def head_html(panel: Panel, times: ModelTime, slowest: float) -> str:
-    """Above a column: the model, its weights, and its time as a bar."""
-    trained = panel.analysis.provenance.trained
-    weights = escape(panel.weights) if trained else "<mark>untrained weights</mark>"
-    forward, attention = (100 * t.median / slowest for t in (times.forward, times.attention))
-    return (
-        f'<div class="sl-head"><b>{escape(panel.title)}</b>{weights}<div class="sl-times">'
-        f'<i aria-hidden="true"><span style="width:{forward:.1f}%"></span>'
-        f'<em style="width:{attention:.1f}%"></em></i>{times}</div></div>'
+def _column(photo: Photo, panel: Panel, timed: ModelTime, slowest: float, colormap: str) -> Markup:
+    """One choice: the model, its weights, its time as a bar, and its maps."""
+    figures = []
+    for name, values in panel.maps.items():
+        rows, cols = values.shape
+        shown = ShownMap(values, name, f"{rows} × {cols} tokens", f"{name} of {panel.title}")
+        figures.append(figure_html(photo, shown, colormap))
+    return render(
+        "compare/column",
+        figures=figures,
+        title=panel.title,
+        trained=panel.analysis.trained,
+        weights=panel.weights,
+        forward_percent=100 * timed.forward.median / slowest,
+        attention_percent=100 * timed.attention.median / slowest,
+        times=timed,
     )
 
 
@@ -211,10 +201,21 @@ def controls_for(what: str, kind: str) -> tuple[dict[str, Any], ...]:
     )
 
 
-def build(explore: Explore) -> None:
-    """Lay the tab out inside the current Blocks."""
-    compared = gr.State()  # a Compared
-    with gr.Column(elem_id="compare"):
+@dataclass(frozen=True)
+class _Controls:
+    """What the visitor may choose."""
+
+    what: gr.Radio
+    models: gr.Dropdown
+    layers: gr.Dropdown
+    heads: gr.Dropdown
+    layer: gr.Slider
+    kind: gr.Dropdown
+    resolution: gr.Dropdown
+    colormap: gr.Dropdown
+
+    @classmethod
+    def lay_out(cls) -> "_Controls":
         with gr.Row(elem_id="compare-controls"):
             what = gr.Radio([OF_MODELS, OF_LAYERS, OF_HEADS], value=OF_MODELS, label="Compare")
             models = gr.Dropdown(
@@ -225,53 +226,63 @@ def build(explore: Explore) -> None:
                 label=_SEVERAL,
                 scale=2,
             )
-            layers = gr.Dropdown(
-                list(range(1, 25)), value=[1, 6, 12], multiselect=True, max_choices=MOST,
-                label="Layers (two to four)", visible=False,
-            )  # fmt: skip
-            heads = gr.Dropdown(
-                list(range(1, 17)), value=[1, 2, 3, 4], multiselect=True, max_choices=MOST,
-                label="Heads (two to four)", visible=False,
-            )  # fmt: skip
+            layers = _several_numbers("Layers", range(1, 25), [1, 6, 12])
+            heads = _several_numbers("Heads", range(1, 17), [1, 2, 3, 4])
         with gr.Row(elem_id="compare-look"):
-            layer = gr.Slider(1, 24, DEFAULT_LAYER, step=1, precision=0, label="Layer")
+            layer = gr.Slider(1, 24, LAYER, step=1, precision=0, label="Layer")
             kind = gr.Dropdown(
                 list(_KINDS), value=next(iter(_KINDS)), label="Map", filterable=False
             )
-            resolution = gr.Dropdown(
-                [(f"{r} px", r) for r in RESOLUTIONS], value=DEFAULT_RESOLUTION, label="Resolution",
-                filterable=False,
-            )  # fmt: skip
-            colormap = gr.Dropdown(
-                [(c.capitalize(), c) for c in COLORMAPS],
-                value=COLORMAPS[0],
-                label="Colour map",
-                filterable=False,
-            )
-            opacity = gr.Slider(0, 1, DEFAULT_OPACITY, step=0.01, label="Heatmap opacity")
-        start = gr.Button("Compare", variant="primary", elem_id="compare-start")
-        grid = viewer(START, elem_id="compare-grid")
-        gr.Markdown(
-            "SimA's maps are norms of Q̂ and K̂; for softmax attention and XCA they are norms of Q "
-            "and K, as the paper shows DeiT's. The coloured part of a bar is the attention layers' "
-            "share of a forward pass (medians, in turns on this machine). **Untrained weights** "
-            "mean random ones: their maps tell of the architecture alone.",
-            elem_id="compare-note",
-        )
+            resolution = resolution_choice("Resolution")
+            colormap = colormap_choice()
+            opacity_slider()
+        return cls(what, models, layers, heads, layer, kind, resolution, colormap)
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(
-        [what.change, kind.change], controls_for, [what, kind], [models, layers, heads, layer],
-        **quiet,
-    )  # fmt: skip
-    given = [explore.seen, explore.model_key, what, models, layers, heads, layer, kind, resolution]
-    busy: dict[str, Any] = {
-        "api_visibility": "private", "show_progress_on": grid, "trigger_mode": "once",
-    }  # fmt: skip
-    start.click(plainly(fetch), [what, models, layers, heads], None, **LOAD, **busy).success(
-        plainly(run), given, compared, **COMPUTE, **busy
-    ).success(plainly(draw), [compared, colormap], grid, **quiet)
-    colormap.input(plainly(draw), [compared, colormap], grid, **quiet)
-    opacity.input(
-        None, opacity, js="o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
+    @property
+    def asked(self) -> list[gr.components.Component]:
+        """What `Asked` is made of."""
+        return [self.what, self.models, self.layers, self.heads]
+
+
+def _several_numbers(name: str, offered: range, value: list[int]) -> gr.Dropdown:
+    return gr.Dropdown(
+        list(offered),
+        value=value,
+        multiselect=True,
+        max_choices=MOST,
+        label=f"{name} (two to four)",
+        visible=False,
     )
+
+
+def build(visit: Visit) -> None:
+    """Lay the tab out inside the current Blocks."""
+    with gr.Column(elem_id="compare"):
+        controls = _Controls.lay_out()
+        start = gr.Button("Compare", variant="primary", elem_id="compare-start")
+        grid = viewer(draw(None, ""), elem_id="compare-grid")
+        gr.Markdown(_NOTE, elem_id="compare-note")
+
+    gr.on(
+        [controls.what.change, controls.kind.change],
+        controls_for,
+        [controls.what, controls.kind],
+        [controls.models, controls.layers, controls.heads, controls.layer],
+        **QUIET,
+    )
+    busy: dict[str, Any] = {"show_progress_on": grid, "trigger_mode": "once"}
+    drawing = (plainly(draw), [visit.comparison, controls.colormap], grid)
+    fetched = start.click(plainly(fetch), controls.asked, None, **LOAD, **busy)
+    compared = fetched.success(
+        plainly(run),
+        [
+            *(visit.look, visit.model_key),
+            *controls.asked,
+            *(controls.layer, controls.kind, controls.resolution),
+        ],
+        visit.comparison,
+        **COMPUTE,
+        **busy,
+    )
+    compared.success(*drawing, **QUIET)
+    controls.colormap.input(*drawing, **QUIET)

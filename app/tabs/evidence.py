@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
+from app.charts import Series, linear_chart
+from app.handlers import QUIET
+from app.templating import render
 from sima_core.files import ASSETS
 from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
-
-from .charts import Series, linear_chart
-from .viewer import escape
-from .visitors import capitalized
 
 #: What `evaluate` found, by split; the commands that made them stand in them.
 FOUND: dict[str, dict[str, Any]] = {
@@ -36,80 +36,58 @@ _MEANINGS = {
 }
 
 
-def evidence_html(split: str) -> str:
+def evidence_html(split: str) -> Markup:
     """Sentences, a table, and charts of every metric by layer."""
     found = FOUND[split]
-    charts = "".join(
-        f'<section class="sl-card"><h3>{capitalized(name)} by layer</h3>'
-        f"{metric_chart(found, metric)}<p class='sl-fine'>{capitalized(_MEANINGS[metric])}.</p>"
-        "</section>"
-        for metric, name in METRIC_NAMES.items()
-    )
-    return (
-        '<section class="sl-card sl-verdicts"><h3>Do the maps find the objects?</h3>'
-        f"{verdict(found)}"
-        f'<div class="sl-wide">{table_html(found)}</div>'
-        f'<p class="sl-fine">Layer {found["layer"]} of {escape(found["checkpoint"])} at '
-        f"{found['resolution']} px; means over {found['images']} pictures of COCO {split}, with "
-        f"95 % bootstrap intervals; left out: {skipped_in_words(found['skipped'])}. Made by "
-        f"<code>{escape(found['command'])}</code> on a small subset of the split; the same "
-        "command with your own copy of COCO gives the whole.</p></section>"
-        f'<div class="sl-grid-of-charts">{charts}</div>'
+    return render(
+        "evidence/page",
+        split=split,
+        found=found,
+        verdict=verdict(found),
+        skipped=skipped_in_words(found["skipped"]),
+        map_names=_NAMES,
+        metrics=METRIC_NAMES,
+        meanings=_MEANINGS,
+        charts={metric: metric_chart(found, metric) for metric in METRIC_NAMES},
     )
 
 
-def verdict(found: Mapping[str, Any]) -> str:
+def verdict(found: Mapping[str, Any]) -> Markup:
     """What the figures mean, good or bad, in plain words."""
-    maps, against = found["maps"], found["against_centre"]
-    auc = {name: maps[name]["auc"] for name in maps}
-    side = "query" if auc["query"] >= auc["key"] else "key"
-    twin = f"untrained_{side}"
-    trained, untrained = maps[side]["auc_ci"], maps[twin]["auc_ci"]
-    if trained[0] > untrained[1]:
-        learnt = (
-            f"Training put it there: the same model with random weights reaches {auc[twin]:.2f}."
-        )
-    elif trained[1] < untrained[0]:
-        learnt = f"The same model with random weights does better ({auc[twin]:.2f})."
-    else:
-        learnt = f"The same model with random weights is no different ({auc[twin]:.2f})."
-    better = [METRIC_NAMES[m] for m in METRIC_NAMES if against[side][f"{m}_ci"][0] > 0]
-    worse = [METRIC_NAMES[m] for m in METRIC_NAMES if against[side][f"{m}_ci"][1] < 0]
-    close = [METRIC_NAMES[m] for m in METRIC_NAMES if METRIC_NAMES[m] not in (*better, *worse)]
-    clauses = []
-    if better:
-        clauses.append(f"beats it in {_listed(better)}")
-    if worse:
-        clauses.append(f"loses to it in {_listed(worse)}")
-    if close:
-        clauses.append(f"cannot be told from it in {_listed(close)}")
-    return (
-        f"<p>A pixel on an object outshines one beside it in <b>{100 * auc[side]:.0f} %</b> of "
-        f"pairs in the {_NAMES[side]} map of layer {found['layer']}; chance is 50 %. {learnt}</p>"
-        "<p>But photographers put things in the middle, so a plain blob there is the one to beat. "
-        f"The map of {_NAMES[side]} {'; it '.join(clauses)}.</p>"
+    maps = found["maps"]
+    side = "query" if maps["query"]["auc"] >= maps["key"]["auc"] else "key"
+    trained, untrained = maps[side], maps[f"untrained_{side}"]
+    return render(
+        "evidence/verdict",
+        name=_NAMES[side],
+        layer=found["layer"],
+        auc=trained["auc"],
+        untrained_auc=untrained["auc"],
+        learnt=trained["auc_ci"][0] > untrained["auc_ci"][1],
+        unlearnt=trained["auc_ci"][1] < untrained["auc_ci"][0],
+        against_centre=_against_centre(found["against_centre"][side]),
     )
 
 
-def _listed(names: list[str]) -> str:
+def _against_centre(differences: Mapping[str, Any]) -> str:
+    """In which metrics a map beats the centre blob, loses to it, and neither."""
+    better = [m for m in METRIC_NAMES if differences[f"{m}_ci"][0] > 0]
+    worse = [m for m in METRIC_NAMES if differences[f"{m}_ci"][1] < 0]
+    close = [m for m in METRIC_NAMES if m not in (*better, *worse)]
+    clauses = (
+        ("beats it in", better),
+        ("loses to it in", worse),
+        ("cannot be told from it in", close),
+    )
+    return "; it ".join(f"{says} {_listed(metrics)}" for says, metrics in clauses if metrics)
+
+
+def _listed(metrics: list[str]) -> str:
+    names = [METRIC_NAMES[metric] for metric in metrics]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def table_html(found: Mapping[str, Any]) -> str:
-    """Every map's means with intervals."""
-    head = "".join(f"<th>{capitalized(name)}</th>" for name in METRIC_NAMES.values())
-    rows = ""
-    for name, values in found["maps"].items():
-        cells = "".join(
-            f"<td>{values[m]:.2f}<small>{values[f'{m}_ci'][0]:.2f} to "
-            f"{values[f'{m}_ci'][1]:.2f}</small></td>"
-            for m in METRIC_NAMES
-        )
-        rows += f"<tr><th>{_NAMES[name]}</th>{cells}</tr>"
-    return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def metric_chart(found: Mapping[str, Any], metric: str) -> str:
+def metric_chart(found: Mapping[str, Any], metric: str) -> Markup:
     """One metric over the layers: both maps, the same without training, and the centre blob."""
     layers = sorted(found["layers"], key=int)
     series = []
@@ -139,4 +117,4 @@ def build() -> None:
     with gr.Column(elem_id="evidence"):
         split = gr.Radio(list(FOUND), value="val2017", label="Split of COCO", elem_id="ev-split")
         shown = gr.HTML(evidence_html("val2017"))
-    split.input(evidence_html, split, shown, api_visibility="private", show_progress="hidden")
+    split.input(evidence_html, split, shown, **QUIET)

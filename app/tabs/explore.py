@@ -25,7 +25,6 @@ from app.visitors import (
     analyze_within_limits,
     cache_folder,
     kept,
-    lens_for,
     require_photo,
 )
 from sima_core import Analysis
@@ -300,9 +299,7 @@ class Explore:
         self.look_after(
             self.samples.select(pick_sample, None, self.photo, trigger_mode="always_last", **QUIET)
         )
-        again = self._look_on(
-            functools.partial(gr.on, [self.photo.input, self.resolution.input])
-        )
+        again = self._look_on(functools.partial(gr.on, [self.photo.input, self.resolution.input]))
         self._draw_after(again)
         # What cannot be shown leaves the box to the photo that still is.
         again.failure(photo_on_show, self.visit.look, self.photo, **QUIET)

@@ -3,52 +3,45 @@
 import base64
 import csv
 import io
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 import torch
+from markupsafe import Markup
 
-from sima_core import load_image, preprocess, provenance
+from app.charts import Rule, Series, log_chart
+from app.controls import whole
+from app.handlers import COMPUTE, plainly_each
+from app.templating import render
+from app.visit import Look, Visit
+from app.visitors import MAX_COST, lens_for, require_affordable, require_photo
+from sima_core import load_image
 from sima_core.attention.operation import WEIGHTS_BUDGET, mean_tokens
-from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders, sima_layers
+from sima_core.bench.crossover import crossing_between
+from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders
 from sima_core.bench.sweeps import SWEEP_SIZES, SweepPoint, orders_over_tokens, sweep
 from sima_core.bench.timing import quartiles
 from sima_core.bench.whole_models import time_models
-from sima_core.lens.layers import layer_numbers, patch_size
-from sima_core.lens.lens import Lens
-from sima_core.lens.pictures import input_size
+from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.errors import InputError
 from sima_core.machine import Machine
-
-from .charts import Rule, Series, log_chart
-from .explore import DEFAULT_LAYER, DEFAULT_RESOLUTION, Explore, Look, RawImage
-from .viewer import escape
-from .visitors import (
-    COMPUTE,
-    MAX_COST,
-    model_for,
-    plainly,
-    plainly_each,
-    require_affordable,
-    require_photo,
-    whole,
-)
 
 #: Multiply-accumulates of one product, (Q̂K̂ᵀ)V, that a visitor may ask for; about ten seconds.
 MAX_PRODUCT_MACS = 400e9
 #: Below so many, the whole block and the whole model are timed in both orders too.
 MAX_MODEL_MACS = 30e9
+#: The fewest and the most seconds that a visitor may spend, and what the page begins with.
+MIN_SECONDS, MAX_SECONDS, DEFAULT_SECONDS = 1, 20, 6
 #: Seconds between two updates of the page.
 UPDATE_SECONDS = 0.4
 #: A moment without measuring after each update: where browser and app share a machine, as on a
 #: laptop, the browser draws then.
 PAUSE_SECONDS = 0.06
 CURVE_POINTS = 9
-#: Seconds to spend on both orders, on the page and through the API.
-DEFAULT_SECONDS, API_SECONDS = 6, 3
 
 NAMES = {"qk_first": "(Q̂K̂ᵀ)V", "kv_first": "Q̂(K̂ᵀV)"}
 _LEVEL_NAMES: dict[Level, str] = {
@@ -56,14 +49,7 @@ _LEVEL_NAMES: dict[Level, str] = {
     "block": "Whole layer",
     "model": "Whole model",
 }
-
-START = (
-    '<section class="sl-card sl-empty"><h3>Which order is faster?</h3>'
-    "<p>Attention without softmax is a product of three matrices, and such a product may be "
-    "taken in either order. <b>(Q̂K̂ᵀ)V</b> needs N²·d multiplications a head, <b>Q̂(K̂ᵀV)</b> "
-    "needs N·d². Press <b>Measure</b> to time both on the picture and model in Explore.</p>"
-    "</section>"
-)
+_NO_PHOTO = "choose a photo in Explore first."
 
 
 def measure_orders(
@@ -75,16 +61,16 @@ def measure_orders(
 ) -> Iterator[str]:
     """The two bars, again and again while they are measured."""
     if seen is None:
-        raise ValueError("choose a photo in Explore first.")
-    side = whole(resolution, DEFAULT_RESOLUTION)
+        raise InputError(_NO_PHOTO)
+    side = whole(resolution, RESOLUTION)
     budget = DEFAULT_SECONDS if seconds is None else seconds
-    if not Lens(model_for(model_key)).has_two_orders:
+    if not lens_for(model_key).has_two_orders:
         yield whole_model_html(seen.path, model_key, side, budget)
         return
     last = 0.0
     page = ""
-    number = whole(layer, DEFAULT_LAYER)
-    for found in comparison(seen.path, model_key, number, side, budget):
+    number = whole(layer, LAYER)
+    for found in compare_within_limits(seen.path, model_key, number, side, budget):
         page = orders_html(found)
         if time.monotonic() - last >= UPDATE_SECONDS:
             yield page
@@ -93,110 +79,108 @@ def measure_orders(
     yield page
 
 
-def whole_model_html(path: str, model_key: str | None, resolution: int, seconds: float) -> str:
-    """The time of a model whose attention has one order only: softmax, or XCA.
-
-    Raises:
-        ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
-    """
-    model, image = model_for(model_key), load_image(require_photo(path))
-    require_affordable(model, image, resolution, MAX_COST / 2)  # at least four passes
-    pixels = preprocess(image, resolution, patch_size(model))
-    [timed] = time_models([model], [pixels], min(max(seconds, 1), 20))
-    return (
-        '<section class="sl-card sl-orders"><h3>'
-        f"{escape(provenance(model).architecture)} takes {duration(timed.forward.median)}</h3>"
-        f"<p>Of that, its attention layers take <b>{duration(timed.attention.median)}</b> (medians "
-        f"of {len(timed.forward.times)} passes). Softmax and XCA leave only one order of the "
-        "products; SimA's two can be timed with a model whose name begins with <b>sima_</b>.</p>"
-        f'<p class="sl-fine">{escape(Machine.here(pixels))}</p></section>'
-    )
-
-
-def comparison(
+def compare_within_limits(
     path: str, model_key: str | None, layer: int, resolution: int, seconds: float
 ) -> Iterator[OrderComparison]:
     """Measure both orders on the picture at `path`, within what one visitor may use.
 
     Raises:
-        ImageError, ValueError, ModelGoneError: with a sentence for the visitor, before any work.
+        ImageError, InputError, ModelGoneError: with a sentence for the visitor, before any work.
     """
-    model, image = model_for(model_key), load_image(require_photo(path))
-    require_affordable(model, image, resolution)
-    layers = sima_layers(model)
-    [number] = layer_numbers(layer, len(layers))
-    attention = layers[number - 1]
-    width, height = input_size(*image.size, resolution, patch_size(model))
-    num_tokens, num_keys = map(math.prod, Lens(model).layer(number).grids(height, width))
-    macs = 2.0 * num_tokens * num_keys * attention.num_heads * attention.head_dim
+    lens, image = lens_for(model_key), load_image(require_photo(path))
+    require_affordable(lens, image, resolution)
+    chosen = lens.layer(layer)
+    width, height = lens.input_size(*image.size, resolution)
+    num_tokens, num_keys = map(math.prod, chosen.grids(height, width))
+    macs = 2.0 * num_tokens * num_keys * chosen.num_heads * chosen.head_dim
     if macs > MAX_PRODUCT_MACS:
-        raise ValueError(
+        raise InputError(
             f"at {resolution} px this picture becomes {num_tokens:,} tokens, and (Q̂K̂ᵀ)V over so "
             "many would take too long here: choose a lower resolution."
         )
-    everything = macs * len(layers) <= MAX_MODEL_MACS
+    everything = macs * lens.depth <= MAX_MODEL_MACS
     levels: tuple[Level, ...] = ("attention", "block", "model") if everything else ("attention",)
-    pixels = preprocess(image, resolution, patch_size(model))
-    yield from compare_orders(model, pixels, number, min(max(seconds, 1), 20), levels)
+    pixels = lens.preprocess(image, resolution)
+    yield from compare_orders(lens, pixels, chosen.number, _within_limits(seconds), levels)
 
 
-def orders_html(found: OrderComparison) -> str:
-    """Both orders as bars with median and spread, the ratios, and what they mean."""
-    attention = found.levels["attention"]
-    slowest = max(attention.seconds(order) for order in ORDERS)
-    bars = ""
-    for order in ORDERS:
-        m = attention.measurements[order]
-        low, high = (100 * q / (slowest * 1.25) for q in quartiles(m.times))
-        best = m.median == min(attention.seconds(o) for o in ORDERS)
-        bars += (
-            f'<li class="{"sl-best" if best else ""}"><span class="sl-order">{NAMES[order]}</span>'
-            f'<span class="sl-bar"><i style="width:{100 * m.median / (slowest * 1.25):.2f}%"></i>'
-            f'<b style="left:{low:.2f}%;width:{max(high - low, 0.3):.2f}%"></b></span>'
-            f'<span class="sl-time">{duration(m.median)}'
-            f"<small>± {duration(m.iqr / 2)}</small></span>"
-            f'<span class="sl-memory">{size(found.intermediate_bytes(order))}</span></li>'
+def whole_model_html(path: str, model_key: str | None, resolution: int, seconds: float) -> Markup:
+    """The time of a model whose attention has one order only: softmax, or XCA.
+
+    Raises:
+        ImageError, InputError, ModelGoneError: with a sentence for the visitor, before any work.
+    """
+    lens, image = lens_for(model_key), load_image(require_photo(path))
+    require_affordable(lens, image, resolution, MAX_COST / 2)  # at least four passes
+    pixels = lens.preprocess(image, resolution)
+    [timed] = time_models([lens.model], [pixels], _within_limits(seconds))
+    return render("latency/whole_model", model=lens.name, timed=timed, machine=Machine.here(pixels))
+
+
+def _within_limits(seconds: float) -> float:
+    return min(max(seconds, MIN_SECONDS), MAX_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """One order's time as a bar; shares of the whole width in percent."""
+
+    order: str
+    best: bool
+    median: float
+    half_iqr: float
+    median_percent: float
+    low_percent: float
+    spread_percent: float
+    #: The size of the order's intermediate.
+    num_bytes: int
+
+    @property
+    def name(self) -> str:
+        return NAMES[self.order]
+
+    @classmethod
+    def of(cls, found: OrderComparison, order: str) -> "_Bar":
+        attention = found.levels["attention"]
+        medians = [attention.seconds(o) for o in ORDERS]
+        timed = attention.measurements[order]
+        percent = 100 / (1.25 * max(medians))
+        low, high = (percent * q for q in quartiles(timed.times))
+        return cls(
+            order,
+            timed.median == min(medians),
+            timed.median,
+            timed.iqr / 2,
+            percent * timed.median,
+            low,
+            max(high - low, 0.3),
+            found.intermediate_bytes(order),
         )
+
+
+def orders_html(found: OrderComparison) -> Markup:
+    """Both orders as bars with median and spread, the ratios, and what they mean."""
     ratio = found.measured_ratio()
-    faster, factor = (
-        (NAMES["kv_first"], ratio.median)
-        if ratio.median >= 1
-        else (NAMES["qk_first"], 1 / ratio.median)
-    )
-    rows = "".join(
-        f"<tr><th>{_LEVEL_NAMES[level]}</th>"
-        + "".join(f"<td>{duration(timings.seconds(o))}</td>" for o in ORDERS)
-        + f"<td>{found.measured_ratio(level).median:.2f} ×</td></tr>"
+    kv_first = ratio.median >= 1
+    rows = [("level", "order", "seconds")] + [
+        (level, order, seconds)
         for level, timings in found.levels.items()
-    )
-    unsteady = (
-        "<p class='sl-fine'>The times vary much: something else is using this machine.</p>"
-        if any(timings.unsteady for timings in found.levels.values())
-        else ""
-    )
-    blocks = (
-        f" Of the larger intermediate no more than {size(WEIGHTS_BUDGET)} are held at a time."
-        if found.intermediate_bytes("qk_first") > WEIGHTS_BUDGET
-        else ""
-    )
-    return (
-        '<section class="sl-card sl-orders" aria-label="Both orders of the product">'
-        f"<h3>{faster} is {factor:.2f} times as fast</h3>"
-        f"<p>Layer {found.layer}: {found.num_tokens:,} tokens, {found.num_heads} heads of "
-        f"{found.head_dim} channels. Counting multiplications predicts a ratio of "
-        f"<b>{found.predicted_ratio:.2f}</b>; measured: <b>{ratio.median:.2f}</b> "
-        f"({ratio.p25:.2f} to {ratio.p75:.2f}, {ratio.rounds} rounds).</p>"
-        '<div class="sl-heads" aria-hidden="true"><span></span><span></span><span>median</span>'
-        f"<span>intermediate</span></div><ol>{bars}</ol>"
-        f"<p>{escape(found.reason)}</p>"
-        f"<table><thead><tr><td></td>{''.join(f'<th>{NAMES[o]}</th>' for o in ORDERS)}"
-        f"<th>ratio</th></tr></thead><tbody>{rows}</tbody></table>"
-        '<p class="sl-fine">Times are medians; a ratio is the median over rounds, each of which '
-        "times both orders, so that a slow moment falls on both.</p>"
-        f'<p class="sl-fine">The two results differ by at most {found.relative_difference:.1e} of '
-        f"their largest value: rounding.{blocks}</p>{unsteady}"
-        f'<p class="sl-fine">{escape(found.machine)}. {csv_link(comparison_rows(found), "orders")}'
-        "</p></section>"
+        for order in ORDERS
+        for seconds in timings.measurements[order].times
+    ]
+    return render(
+        "latency/orders",
+        found=found,
+        faster=NAMES["kv_first" if kv_first else "qk_first"],
+        factor=ratio.median if kv_first else 1 / ratio.median,
+        ratio=ratio,
+        bars=[_Bar.of(found, order) for order in ORDERS],
+        level_names=_LEVEL_NAMES,
+        unsteady=any(timings.unsteady for timings in found.levels.values()),
+        held_at_most=(
+            WEIGHTS_BUDGET if found.intermediate_bytes("qk_first") > WEIGHTS_BUDGET else None
+        ),
+        csv=csv_link(rows, "orders"),
     )
 
 
@@ -205,31 +189,51 @@ def curve(
 ) -> Iterator[str]:
     """Both orders over the number of tokens, up to the slider's, point by point."""
     if seen is None:
-        raise ValueError("choose a photo in Explore first.")
-    model = model_for(model_key)
-    if not Lens(model).has_two_orders:
+        raise InputError(_NO_PHOTO)
+    lens = lens_for(model_key)
+    if not lens.has_two_orders:
         yield ""
         return
-    layers = sima_layers(model)
-    [number] = layer_numbers(min(whole(layer, DEFAULT_LAYER), len(layers)), len(layers))
-    attention = layers[number - 1]
+    chosen = lens.layer(min(whole(layer, LAYER), lens.depth))
     photo = load_image(require_photo(seen.path))
-    width, height = input_size(
-        *photo.size, whole(resolution, DEFAULT_RESOLUTION), patch_size(model)
-    )
-    most = mean_tokens(*map(math.prod, Lens(model).layer(number).grids(height, width)))
-    least = max(2, attention.head_dim // 4)
+    width, height = lens.input_size(*photo.size, whole(resolution, RESOLUTION))
+    most = mean_tokens(*map(math.prod, chosen.grids(height, width)))
+    least = max(2, chosen.head_dim // 4)
     sizes = sorted(
         {round(least * (most / least) ** (i / (CURVE_POINTS - 1))) for i in range(CURVE_POINTS)}
     )
     points: list[SweepPoint] = []
-    for point in orders_over_tokens(sizes, attention.num_heads, attention.head_dim, 0.4):
+    for point in orders_over_tokens(sizes, chosen.num_heads, chosen.head_dim, 0.4):
         points.append(point)
         yield curve_html(points, most)
 
 
-def curve_html(points: Sequence[SweepPoint], most: int) -> str:
+def curve_html(points: Sequence[SweepPoint], most: int) -> Markup:
     """The curve of both orders with the prediction behind it and the crossover marked."""
+    head_dim = points[0].head_dim
+    ratios = {p.num_tokens: p.timings.ratio("qk_first", "kv_first").median for p in points}
+    crossing = crossing_between(ratios)
+    rules = [Rule(head_dim, f"rule: N = {head_dim}"), Rule(most, f"this picture: {most:,}")]
+    found = "the measured orders do not cross between these sizes"
+    if crossing is not None:
+        rules.insert(0, Rule(crossing, f"measured crossover: {crossing:.0f}"))
+        found = f"the measured orders cross near {crossing:.0f} tokens"
+    alt = f"Time of both orders over tokens; {found}"
+    rows = [("tokens", *(f"{order} seconds" for order in ORDERS))] + [
+        (p.num_tokens, *(p.timings.seconds(order) for order in ORDERS)) for p in points
+    ]
+    return render(
+        "latency/curve",
+        chart=log_chart(_curve_series(points), "tokens N", "milliseconds", alt, rules),
+        head_dim=head_dim,
+        found=found,
+        machine=Machine.here(torch.empty(0)),
+        csv=csv_link(rows, "curve"),
+    )
+
+
+def _curve_series(points: Sequence[SweepPoint]) -> list[Series]:
+    """Both orders in milliseconds: as multiplications predict, and as measured."""
     head_dim, num_heads = points[0].head_dim, points[0].num_heads
 
     def macs(order: str, tokens: int) -> float:
@@ -241,75 +245,13 @@ def curve_html(points: Sequence[SweepPoint], most: int) -> str:
     series = []
     for color, order in enumerate(ORDERS):
         predicted = [(p.num_tokens, 1e3 * macs(order, p.num_tokens) / speed) for p in points]
-        series.append(
-            Series(f"{NAMES[order]} predicted", predicted, dashed=True, marks=False, color=color)
-        )
+        name = f"{NAMES[order]} predicted"
+        series.append(Series(name, predicted, dashed=True, marks=False, color=color))
         measured = [(p.num_tokens, 1e3 * p.timings.seconds(order)) for p in points]
         ranges = (quartiles(p.timings.measurements[order].times) for p in points)
         spread = [(1e3 * low, 1e3 * high) for low, high in ranges]
         series.append(Series(NAMES[order], measured, spread, color=color))
-    rules = [Rule(head_dim, f"rule: N = {head_dim}"), Rule(most, f"this picture: {most:,}")]
-    crossing = crossing_point(points)
-    if crossing:
-        rules.insert(0, Rule(crossing, f"measured crossover: {crossing:.0f}"))
-    found = (
-        f"the measured orders cross near {crossing:.0f} tokens"
-        if crossing
-        else "the measured orders do not cross between these sizes"
-    )
-    rows = [("tokens", *(f"{o} seconds" for o in ORDERS))] + [
-        (p.num_tokens, *(p.timings.seconds(o) for o in ORDERS)) for p in points
-    ]
-    chart = log_chart(
-        series, "tokens N", "milliseconds", f"Time of both orders over tokens; {found}", rules
-    )
-    return (
-        f'<section class="sl-card"><h3>Time over the number of tokens</h3>{chart}'
-        f"<p>Multiplications alone would cross at {head_dim} tokens; {found}. With few tokens, "
-        "starting the operations takes longer than the multiplications themselves.</p>"
-        f'<p class="sl-fine">{escape(Machine.here(torch.empty(0)))}. {csv_link(rows, "curve")}</p>'
-        "</section>"
-    )
-
-
-def crossing_point(points: Sequence[SweepPoint]) -> float | None:
-    """Where (Q̂K̂ᵀ)V stops being the faster one, between two measured sizes; None if nowhere."""
-    ratios = [(p.num_tokens, p.timings.ratio("qk_first", "kv_first").median) for p in points]
-    for (n0, r0), (n1, r1) in itertools.pairwise(ratios):
-        if r0 < 1 <= r1:
-            return float(n0 + (n1 - n0) * (1 - r0) / (r1 - r0))
-    return None
-
-
-def sweep_html(over: str, points: Sequence[SweepPoint]) -> str:
-    """SimA against softmax attention and XCA, as a chart and a table."""
-    names = list(points[0].timings.measurements)
-    at = "num_tokens" if over == "tokens" else "head_dim"
-    series = [
-        Series(
-            name,
-            [(getattr(p, at), 1e3 * p.timings.seconds(name)) for p in points],
-            dashed=not name.endswith(("fused", "auto")),
-            color=i,
-        )
-        for i, name in enumerate(names)
-    ]
-    held = (
-        f"{points[0].head_dim} channels a head"
-        if over == "tokens"
-        else f"{points[0].num_tokens} tokens"
-    )
-    x_name = "tokens N" if over == "tokens" else "channels of a head d"
-    chart = log_chart(series, x_name, "milliseconds", f"Attention times over {x_name}")
-    rows = [(x_name, *names)] + [
-        (getattr(p, at), *(p.timings.seconds(n) for n in names)) for p in points
-    ]
-    return (
-        f'<section class="sl-card"><h3>SimA, softmax attention and XCA over {x_name}</h3>{chart}'
-        f'<p class="sl-fine">{held}, {points[0].num_heads} heads. Dashed: order held fixed, so '
-        "that only softmax and normalisation differ; solid: each as fast as it can. "
-        f"{escape(Machine.here(torch.empty(0)))}. {csv_link(rows, 'sweep')}</p></section>"
-    )
+    return series
 
 
 def run_sweep(over: str, progress: gr.Progress = gr.Progress()) -> Iterator[str]:  # noqa: B008
@@ -322,70 +264,63 @@ def run_sweep(over: str, progress: gr.Progress = gr.Progress()) -> Iterator[str]
         yield sweep_html(over, points)
 
 
-def latency_api(
-    image: str | None,
-    model_key: str | None,
-    layer: int | None = DEFAULT_LAYER,
-    resolution: int | None = DEFAULT_RESOLUTION,
-    seconds: float | None = API_SECONDS,
-) -> dict[str, Any]:
-    """Both orders timed on a picture: medians, quartiles, ratios, raw times in seconds."""
-    if image is None:
-        raise ValueError("give a picture.")
-    *_, last = comparison(
-        image,
-        model_key,
-        whole(layer, DEFAULT_LAYER),
-        whole(resolution, DEFAULT_RESOLUTION),
-        API_SECONDS if seconds is None else seconds,
-    )
-    return last.as_dict()
-
-
-def comparison_rows(found: OrderComparison) -> list[tuple[object, ...]]:
-    """Every raw time, for the CSV file."""
-    return [("level", "order", "seconds")] + [
-        (level, order, seconds)
-        for level, timings in found.levels.items()
-        for order in ORDERS
-        for seconds in timings.measurements[order].times
+def sweep_html(over: str, points: Sequence[SweepPoint]) -> Markup:
+    """SimA against softmax attention and XCA, as a chart and a table."""
+    first = points[0]
+    if over == "tokens":
+        x_name, held = "tokens N", f"{first.head_dim} channels a head"
+        sizes = [p.num_tokens for p in points]
+    else:
+        x_name, held = "channels of a head d", f"{first.num_tokens} tokens"
+        sizes = [p.head_dim for p in points]
+    names = list(first.timings.measurements)
+    series = [
+        Series(
+            name,
+            [(at, 1e3 * p.timings.seconds(name)) for at, p in zip(sizes, points, strict=True)],
+            dashed=not name.endswith(("fused", "auto")),
+            color=i,
+        )
+        for i, name in enumerate(names)
     ]
+    rows = [(x_name, *names)] + [
+        (at, *(p.timings.seconds(name) for name in names))
+        for at, p in zip(sizes, points, strict=True)
+    ]
+    return render(
+        "latency/sweep",
+        x_name=x_name,
+        chart=log_chart(series, x_name, "milliseconds", f"Attention times over {x_name}"),
+        held=held,
+        num_heads=first.num_heads,
+        machine=Machine.here(torch.empty(0)),
+        csv=csv_link(rows, "sweep"),
+    )
 
 
-def csv_link(rows: Sequence[Sequence[object]], name: str) -> str:
+def csv_link(rows: Sequence[Sequence[object]], name: str) -> Markup:
     """A link that holds `rows` as a CSV file."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     data = base64.b64encode(text.getvalue().encode()).decode()
-    return f'<a download="{name}.csv" href="data:text/csv;base64,{data}">Data as CSV</a>'
+    return render("latency/csv", name=name, data=data)
 
 
-def duration(seconds: float) -> str:
-    """Such as ``1.23 ms``: three digits, in the unit that fits."""
-    if seconds >= 1:
-        return f"{seconds:.3g} s"
-    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
-
-
-def size(num_bytes: float) -> str:
-    """Such as ``4.5 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024 or unit == "GiB":
-            break
-        num_bytes /= 1024
-    return f"{num_bytes:.3g} {unit}"
-
-
-def build(explore: Explore) -> None:
+def build(visit: Visit) -> None:
     """Lay the tab out inside the current Blocks."""
     with gr.Column(elem_id="latency"):
         with gr.Column(elem_id="latency-settings"):
             gr.Markdown("Times the photo, model and layer that are chosen in **Explore**.")
             resolution = gr.Slider(
-                112, 1536, DEFAULT_RESOLUTION, step=16, precision=0, label="Resolution (pixels)"
+                112, 1536, RESOLUTION, step=16, precision=0, label="Resolution (pixels)"
             )
             seconds = gr.Slider(
-                2, 20, DEFAULT_SECONDS, step=1, precision=0, label="Time to spend (seconds)"
+                2,
+                MAX_SECONDS,
+                DEFAULT_SECONDS,
+                step=1,
+                precision=0,
+                label="Time to spend (seconds)",
             )
             with gr.Row():
                 start = gr.Button("Measure", variant="primary", min_width=110)
@@ -398,27 +333,15 @@ def build(explore: Explore) -> None:
                 over_tokens = gr.Button("Sweep over tokens", size="sm")
                 over_dim = gr.Button("Sweep over channels", size="sm")
         with gr.Column(elem_id="latency-result"):
-            orders = gr.HTML(START)
+            orders = gr.HTML(render("latency/start"))
             chart = gr.HTML()
             swept = gr.HTML()
 
-    run: dict[str, Any] = {**COMPUTE, "api_visibility": "private"}
-    given = [explore.seen, explore.model_key, explore.layer, resolution]
-    measuring = start.click(plainly_each(measure_orders), [*given, seconds], orders, **run)
-    drawing = measuring.success(plainly_each(curve), given, chart, **run)
+    given: list[Any] = [visit.look, visit.model_key, visit.layer, resolution]
+    measuring = start.click(plainly_each(measure_orders), [*given, seconds], orders, **COMPUTE)
+    drawing = measuring.success(plainly_each(curve), given, chart, **COMPUTE)
     sweeps = [
-        button.click(plainly_each(run_sweep), gr.State(over), swept, **run)
+        button.click(plainly_each(run_sweep), gr.State(over), swept, **COMPUTE)
         for button, over in ((over_tokens, "tokens"), (over_dim, "dim"))
     ]
     stop.click(None, cancels=[measuring, drawing, *sweeps])
-
-    api_inputs = [
-        RawImage(visible=False, type="filepath", image_mode=None, label="picture"),
-        explore.model_key,
-        gr.Number(DEFAULT_LAYER, precision=0, visible=False, label="layer, from 1"),
-        gr.Number(DEFAULT_RESOLUTION, precision=0, visible=False, label="resolution, pixels"),
-        gr.Number(API_SECONDS, visible=False, label="seconds to spend, at most 20"),
-    ]
-    gr.Button(visible=False).click(
-        plainly(latency_api), api_inputs, gr.JSON(visible=False), api_name="latency", **COMPUTE
-    )

@@ -3,33 +3,44 @@
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from torch import nn
 
 from sima_core.errors import InputError, SimaLensError
 
 
+T = TypeVar("T")
+
+
 class ModelGoneError(SimaLensError, LookupError):
     """The model was dropped to make room for others; load it again."""
 
 
-class ModelCache:
+class ModelCache(Generic[T]):
     """Models by key, at most `max_models` of `max_bytes` in all; the least recently used go first.
 
     Safe to use from several threads. Raises `InputError` where one model alone is too large.
+
+    Args:
+        size: the memory that one of them takes, in bytes; `num_bytes` for bare models.
     """
 
-    def __init__(self, max_models: int = 4, max_bytes: int = 2 * 2**30) -> None:
+    def __init__(
+        self, size: Callable[[T], int], max_models: int = 4, max_bytes: int = 2 * 2**30
+    ) -> None:
         self.max_models = max_models
         self.max_bytes = max_bytes
-        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._size = size
+        self._models: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, model: nn.Module) -> str:
+    def add(self, model: T) -> str:
         """Keep `model`; returns the key that gets it back."""
-        if num_bytes(model) > self.max_bytes:
+        if self._size(model) > self.max_bytes:
             raise InputError(
-                f"this model takes {num_bytes(model) >> 20} MiB of memory; "
+                f"this model takes {self._size(model) >> 20} MiB of memory; "
                 f"at most {self.max_bytes >> 20} MiB are allowed"
             )
         key = secrets.token_hex(16)
@@ -39,7 +50,7 @@ class ModelCache:
                 self._models.popitem(last=False)
         return key
 
-    def get(self, key: str) -> nn.Module:
+    def get(self, key: str) -> T:
         """The model kept under `key`, which now counts as used.
 
         Raises:
@@ -63,7 +74,7 @@ class ModelCache:
         return len(self._models)
 
     def _total(self) -> int:
-        return sum(map(num_bytes, self._models.values()))
+        return sum(map(self._size, self._models.values()))
 
 
 def num_bytes(model: nn.Module) -> int:

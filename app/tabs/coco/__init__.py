@@ -1,0 +1,1 @@
+"""The COCO tab: browse pictures, see their objects, and score the heatmaps against them."""
