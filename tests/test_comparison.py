@@ -155,17 +155,3 @@ def test_models_with_one_order_are_timed_as_they_are(photo_file, capsys, name):
     assert main([*command, "--seconds", "0.1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert 0 < found["attention"]["median"] < found["forward"]["median"]
-
-
-def test_the_latency_tab_times_models_with_one_order(photo_file):
-    from app import latency, visitors
-    from app.explore import look as explore_look
-
-    key = visitors.MODELS.add(load_model("deit_tiny_patch16_224"))
-    try:
-        seen = explore_look(str(photo_file), key, 64)
-        [page] = latency.measure_orders(seen, key, 12, 64, 1)
-        assert "deit_tiny_patch16_224 takes" in page
-        assert list(latency.curve(seen, key, 12, 64)) == [""]
-    finally:
-        visitors.MODELS.drop(key)
