@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
 from sima_core import defaults
-from sima_core.lens.analysis import Side
+from sima_core.lens.layers import Side
 from sima_core.scoring.metrics import Scores
 
 #: Maps of no model, to compare with.
@@ -47,7 +47,7 @@ def parse_map(text: str) -> MapKey:
         ValueError: there is no such map.
     """
     if text in BASELINES:
-        return cast(Baseline, text)
+        return text
     kind, layer = text.split("/")
     side = kind.removeprefix(_UNTRAINED)
     if side not in get_args(Side):

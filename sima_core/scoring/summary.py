@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sima_core.errors import InputError
 from sima_core.files import replacing
-from sima_core.lens.analysis import SIDES
+from sima_core.lens.layers import SIDES
 from sima_core.scoring.metrics import METRICS, Estimate
 from sima_core.scoring.results import (
     BASELINES,
@@ -77,7 +77,7 @@ class Summary:
             raise InputError(f"no picture could be scored: {words}")
         layer = main_layer(layers)
         scores, areas = figures.columns()
-        differences = {
+        differences: _Columns[str] = {
             (side, m): scores[ModelMap(side, layer), m] - scores["centre", m]
             for side in SIDES
             for m in METRICS
@@ -155,9 +155,11 @@ class _Figures:
             return
         if not self.rows:
             self._maps = tuple(result.scores)
-            self._curves = tuple((n, curve) for n, of in result.faithfulness.items() for curve in of)
+            self._curves = tuple(
+                (n, curve) for n, of in result.faithfulness.items() for curve in of
+            )
         scores = [getattr(result.scores[name], m) for name in self._maps for m in METRICS]
-        areas = [result.faithfulness[name][curve] for name, curve in self._curves]
+        areas = [result.faithfulness[order][curve] for order, curve in self._curves]
         self.rows.append(np.array([*scores, *areas]))
         self.forward_seconds += result.forward_seconds
         self.scoring_seconds += result.scoring_seconds
