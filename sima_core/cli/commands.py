@@ -48,7 +48,8 @@ from sima_core.lens.pictures import input_size, load_image, preprocess
 from sima_core.machine import Machine, keep_freed_memory, use_available_cpus, versions
 from sima_core.models.architectures import ARCHITECTURES, architectures
 from sima_core.scoring.evaluation import evaluate
-from sima_core.scoring.summary import PictureResult, Summary, plot, skipped_in_words
+from sima_core.scoring.results import PictureResult
+from sima_core.scoring.summary import Summary, plot, skipped_in_words
 from sima_core.training.accuracy import held_out_accuracy
 from sima_core.training.data import TrainingDataError, read_training_data, relabelled
 from sima_core.training.run import Phase, Settings, TrainingError, require_startable, train

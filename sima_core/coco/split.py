@@ -127,7 +127,14 @@ class CocoSplit:
         return np.fromiter((n in names for n in self._file_names), dtype=bool)
 
     def select(self, wanted: Filter = Filter()) -> list[int]:
-        """Ids of the pictures on this disk that pass the filter, in order."""
+        """Ids of the pictures on this disk that pass the filter, in order.
+
+        Raises:
+            CocoError: the split has no such category.
+        """
+        for category in wanted.categories:
+            if category not in self.categories:
+                raise CocoError(f"There is no category {category!r} in {self.split}.")
         columns = [self.categories.index(c) for c in wanted.categories]
         fewest, most = wanted.num_objects
         low, high = wanted.largest

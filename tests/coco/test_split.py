@@ -94,6 +94,8 @@ def test_filters(split):
     assert split.select(Filter(num_objects=(2, 5))) == [1]
     assert split.select(Filter(num_objects=(0, 0))) == [3, 8]
     assert split.select(Filter(largest=(0.5, 1))) == [5]
+    with pytest.raises(CocoError, match="no category 'unicorn' in val2017"):
+        split.select(Filter(("cat", "unicorn")))
 
 
 def test_grey_pictures_are_read_and_others_named(split):
