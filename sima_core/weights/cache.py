@@ -10,7 +10,6 @@ from torch import nn
 
 from sima_core.errors import InputError, SimaLensError
 
-
 T = TypeVar("T")
 
 

@@ -31,7 +31,7 @@ def rely_on(shown: CocoLook | None, layer: float | None) -> Markup:
     number = nearest_layer(shown, layer)
     lens = lens_for(shown.model_key)
     require_affordable(lens, shown.analysis.image, RESOLUTION, MAX_PASS_COST)
-    found = faithfulness(lens.model, shown.analysis, shown.picture.id, number)
+    found = faithfulness(lens, shown.analysis, shown.picture.id, number)
     names = map_names(shown.analysis)
     return render(
         "coco/curves",

@@ -116,8 +116,8 @@ def _scores(
     picture = shown.picture
     if target is None:
         return render("coco/unscored", reason=nothing_to_score(picture, mask))
-    maps |= baseline_maps(shown.analysis, picture.id)
-    scores = {name: target.score(a) for name, a in maps.items()}
+    baselines = baseline_maps(shown.analysis, picture.id)
+    scores = {name: target.score(a) for name, a in (*maps.items(), *baselines.items())}
     return scorecard(
         scores, skip_reason(mask), float(mask.mean()), category, map_names(shown.analysis)
     )
