@@ -6,6 +6,7 @@ from app import (  # noqa: F401  # all, at start
     controls,
     handlers,
     page,
+    raw_image,
     templating,
     theme,
     viewer,

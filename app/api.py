@@ -6,9 +6,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from app.controls import RawImage, whole
+from app.controls import photo_box, whole
 from app.handlers import COMPUTE, plainly
-from app.tabs.latency import compare_within_limits
+from app.tabs.latency import MAX_SECONDS, compare_within_limits
 from app.visit import Visit
 from app.visitors import analyze_within_limits
 from sima_core.defaults import LAYER, OPACITY, RESOLUTION
@@ -70,41 +70,28 @@ def latency(
 
 def build(visit: Visit) -> None:
     """Offer both endpoints in the current Blocks."""
-    picture = RawImage(visible=False, label="picture")
-    layer = _number(LAYER, "layer, from 1")
-    resolution = _number(RESOLUTION, "resolution, pixels")
-    gr.Button(visible=False).click(
-        plainly(heatmap),
-        [
-            picture,
-            visit.model_key,
-            layer,
-            _number(0, "head, from 1; 0 is all"),
-            resolution,
-            gr.Textbox(COLORMAPS[0], visible=False, label="colour map"),
-            gr.Number(OPACITY, visible=False, label="opacity, 0 to 1"),
-        ],
-        [
-            *(gr.Image(visible=False, format="png", label=f"{side} overlay") for side in SIDES),
-            gr.JSON(visible=False, label="description"),
-        ],
-        api_name="heatmap",
-        **_PUBLIC,
-    )
-    gr.Button(visible=False).click(
-        plainly(latency),
-        [
-            picture,
-            visit.model_key,
-            layer,
-            resolution,
-            gr.Number(SECONDS, visible=False, label="seconds to spend, at most 20"),
-        ],
-        gr.JSON(visible=False),
-        api_name="latency",
-        **_PUBLIC,
-    )
+    with gr.Column(visible=False):
+        picture = photo_box(label="picture")
+        layer = gr.Number(LAYER, precision=0, label="layer, from 1")
+        head = gr.Number(0, precision=0, label="head, from 1; 0 is all")
+        resolution = gr.Number(RESOLUTION, precision=0, label="resolution, pixels")
+        colormap = gr.Textbox(COLORMAPS[0], label="colour map")
+        opacity = gr.Number(OPACITY, label="opacity, 0 to 1")
+        overlays = [gr.Image(format="png", label=f"{side} overlay") for side in SIDES]
+        description = gr.JSON(label="description")
+        gr.Button().click(
+            plainly(heatmap),
+            [picture, visit.model_key, layer, head, resolution, colormap, opacity],
+            [*overlays, description],
+            api_name="heatmap",
+            **_PUBLIC,
+        )
 
-
-def _number(value: float, label: str) -> gr.Number:
-    return gr.Number(value, precision=0, visible=False, label=label)
+        seconds = gr.Number(SECONDS, label=f"seconds to spend, at most {MAX_SECONDS}")
+        gr.Button().click(
+            plainly(latency),
+            [picture, visit.model_key, layer, resolution, seconds],
+            gr.JSON(),
+            api_name="latency",
+            **_PUBLIC,
+        )

@@ -3,8 +3,8 @@
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import ImageData
 
+from app.raw_image import RawImage
 from sima_core.defaults import OPACITY, RESOLUTION
 from sima_core.lens.heatmaps import COLORMAPS
 
@@ -15,22 +15,9 @@ RESOLUTIONS = (112, 160, 224, 320, 448, 640)
 _SET_OPACITY = "o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
 
 
-class RawImage(gr.Image):
-    """An image input that hands over the uploaded file, as it is and unopened.
-
-    Gradio opens it first even for ``type="filepath"``, and what is no picture fails there, where
-    nobody can say why.
-    """
-
-    is_template = True  # the page draws it as a gr.Image
-
-    def __init__(self, value: str | None = None, **kwargs: Any) -> None:
-        super().__init__(value, type="filepath", image_mode=None, **kwargs)
-
-    def preprocess(self, payload: ImageData | None) -> Any:
-        if payload is None or payload.path is None:
-            return super().preprocess(payload)
-        return payload.path
+def photo_box(value: str | None = None, **kwargs: Any) -> RawImage:
+    """An input for a photo; its value is a path, whatever the file holds."""
+    return RawImage(value, type="filepath", image_mode=None, **kwargs)
 
 
 def resolution_choice(label: str) -> gr.Dropdown:

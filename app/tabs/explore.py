@@ -15,8 +15,15 @@ from gradio.components import Component
 from gradio.events import Dependency
 from markupsafe import Markup
 
-from app.controls import RawImage, colormap_choice, opacity_slider, resolution_choice, whole
+from app.controls import (
+    colormap_choice,
+    opacity_slider,
+    photo_box,
+    resolution_choice,
+    whole,
+)
 from app.handlers import COMPUTE, DRAW, LOAD, QUIET, plainly
+from app.raw_image import RawImage
 from app.viewer import predictions_html, summary_html, viewer, viewer_html
 from app.visit import Look, Visit
 from app.visitors import (
@@ -242,7 +249,7 @@ class Explore:
         pictures, facts = draw(first, LAYER, 0, COLORMAPS[0])
         with gr.Column(elem_id="explore"):
             with gr.Column(elem_id="explore-photo"):
-                photo = _photo_box(first.path)
+                photo = _first_photo(first.path)
                 samples = _gallery()
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
@@ -355,8 +362,8 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     return tab
 
 
-def _photo_box(path: str) -> RawImage:
-    return RawImage(
+def _first_photo(path: str) -> RawImage:
+    return photo_box(
         path,
         label="Photo",
         show_label=False,
