@@ -69,6 +69,7 @@ def launch(demo: gr.Blocks) -> None:
         theme=theme.THEME,
         css_paths=[theme.CSS],
         js=theme.ON_OPEN,
+        allowed_paths=[path for path, _ in explore.sample_photos()],  # wherever packages lie
         ssr_mode=False,
         show_error=False,
         max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
