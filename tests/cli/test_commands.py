@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sima_core import load_image, load_model, token_norms
-from sima_core.cli.commands import unique_stems
+from sima_core.cli.pictures import unique_stems
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.provenance import provenance
 from tests.support import ROOT

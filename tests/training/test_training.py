@@ -25,7 +25,7 @@ from torch import nn
 
 from sima_core import load_model, provenance, token_norms
 from sima_core.attention.modules import PlainAttention
-from sima_core.cli.commands import main
+from sima_core.cli import main
 from sima_core.coco.split import CocoSplit
 from sima_core.experiments.twins import compare_twins, twins_table
 from sima_core.training import run as training
