@@ -22,6 +22,7 @@ from sima_core.cli.options import (
     Resolution,
     Split,
     Whole,
+    Wholes,
     computes,
     require_png,
     require_writable,
@@ -31,6 +32,7 @@ from sima_core.errors import InputError
 from sima_core.files import write_text, writing
 
 if TYPE_CHECKING:
+    from sima_core.lens.lens import Lens
     from sima_core.scoring.summary import PictureResult, Summary
 
 #: The group of commands ``coco``.
@@ -49,9 +51,7 @@ def download(
     place: CocoOptions = FOUND_COCO,
     split: Split = "val2017",
     images: Annotated[Whole | None, Parameter(metavar="N", group=_WHICH)] = None,
-    ids: Annotated[
-        list[Whole] | None, Parameter(metavar="ID", group=_WHICH, consume_multiple=(1, None))
-    ] = None,
+    ids: Annotated[Wholes | None, Parameter(metavar="ID", group=_WHICH)] = None,
     annotations: bool = False,
     base_url: Annotated[str | None, Parameter(metavar="URL")] = None,
 ) -> int:
@@ -107,21 +107,19 @@ def evaluate(
         raise InputError("--limit must be at least 1")
 
     from sima_core.coco.split import CocoSplit
-    from sima_core.lens.norms import attention_layers, patch_size
-    from sima_core.lens.pictures import input_size
     from sima_core.machine import versions
     from sima_core.scoring import evaluation, summary
-    from sima_core.weights.provenance import provenance
 
-    loaded = model.load()
-    numbers = _layer_numbers(layers, len(attention_layers(loaded)))
-    input_size(1, 1, resolution, patch_size(loaded))
+    lens = model.load()
+    numbers = _layer_numbers(layers, lens)
+    lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = evaluation.evaluate(pictures, loaded, numbers, resolution, limit, faithfulness)
+    scored = evaluation.evaluate(pictures, lens.model, numbers, resolution, limit, faithfulness)
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = summary.Summary.of(naming_problems(scored, total), numbers)
 
-    origin = provenance(loaded)
+    origin = lens.provenance
+    assert origin is not None  # that of what was loaded
     title = f"{origin.source}, layer {found.layer}, {found.images} pictures of {split}"
     left_out = summary.skipped_in_words(found.skipped)
     print(f"{title} at {resolution} px; left out: {left_out}")
@@ -130,7 +128,7 @@ def evaluate(
         "command": "python -m sima_core " + shlex.join(arguments),
         "checkpoint_sha256": origin.sha256,
         "checkpoint": origin.source,
-        "architecture": origin.architecture,
+        "architecture": lens.name,
         "split": split,
         "resolution": resolution,
         **found.as_dict(),
@@ -144,16 +142,14 @@ def evaluate(
     return OK
 
 
-def _layer_numbers(text: str, depth: int) -> list[int]:
-    from sima_core.lens.norms import layer_numbers
-
+def _layer_numbers(text: str, lens: "Lens") -> list[int]:
     if text.strip() == "all":
-        return layer_numbers("all", depth)
+        return lens.layer_numbers("all")
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"--layers takes 12, 1,6,12 or all; got {text!r}") from None
-    return list(dict.fromkeys(layer_numbers(numbers, depth)))
+    return list(dict.fromkeys(lens.layer_numbers(numbers)))
 
 
 def naming_problems(

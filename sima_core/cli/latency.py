@@ -28,10 +28,11 @@ from sima_core.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from sima_core.bench.orders import OrderComparison
     from sima_core.bench.sweeps import SweepPoint
+    from sima_core.lens.lens import Lens
 
 
 @Parameter(name="*")
@@ -105,17 +106,17 @@ def _picture(image: Path, model: ModelOptions, layer: int, resolution: int, benc
     """One picture: both orders where the model has both, else the model as it is."""
     from sima_core.bench import calibration
     from sima_core.bench.sweeps import DTYPES
-    from sima_core.lens.norms import has_two_orders, patch_size
-    from sima_core.lens.pictures import load_image, preprocess
+    from sima_core.lens.pictures import load_image
 
     calibration.apply()
     device, dtype = bench.device or "cpu", DTYPES[bench.dtype]
-    loaded = model.load().to(device, dtype)
-    pixels = preprocess(load_image(image), resolution, patch_size(loaded)).to(device, dtype)
-    if not has_two_orders(loaded):
-        _whole_model(loaded, pixels, bench)
+    lens = model.load()
+    lens.model.to(device, dtype)
+    pixels = lens.preprocess(load_image(image), resolution).to(device, dtype)
+    if not lens.has_two_orders:
+        _whole_model(lens, pixels, bench)
         return OK
-    found = _both_orders(loaded, pixels, layer, bench.seconds)
+    found = _both_orders(lens, pixels, layer, bench.seconds)
     if bench.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:
@@ -123,23 +124,20 @@ def _picture(image: Path, model: ModelOptions, layer: int, resolution: int, benc
     return OK
 
 
-def _whole_model(model: "nn.Module", pixels: "Tensor", bench: Bench) -> None:
+def _whole_model(lens: "Lens", pixels: "Tensor", bench: Bench) -> None:
     from sima_core.bench.whole_models import time_models
     from sima_core.machine import Machine
-    from sima_core.weights.provenance import provenance
 
-    [timed] = time_models([model], [pixels], bench.seconds)
+    [timed] = time_models([lens.model], [pixels], bench.seconds)
     machine = Machine.here(pixels)
     if bench.json:
         print(json.dumps({**timed.as_dict(), "machine": asdict(machine)}, indent=2))
         return
-    print(f"{provenance(model).architecture}: {timed}; {machine}")
+    print(f"{lens.name}: {timed}; {machine}")
     print("only SimA's product can be taken in either order: see the models named sima_")
 
 
-def _both_orders(
-    model: "nn.Module", pixels: "Tensor", layer: int, seconds: float
-) -> "OrderComparison":
+def _both_orders(lens: "Lens", pixels: "Tensor", layer: int, seconds: float) -> "OrderComparison":
     from tqdm import tqdm
 
     from sima_core.bench.orders import compare_orders
@@ -147,7 +145,7 @@ def _both_orders(
     with tqdm(total=round(seconds, 1), unit="s", leave=False, disable=None) as progress:
         start = time.perf_counter()
         found = None
-        for found in compare_orders(model, pixels, layer, seconds):  # noqa: B007
+        for found in compare_orders(lens, pixels, layer, seconds):  # noqa: B007
             progress.n = min(round(time.perf_counter() - start, 1), progress.total)
             progress.refresh()
     assert found is not None  # at least three rounds were measured

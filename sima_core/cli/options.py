@@ -1,12 +1,12 @@
 """What several commands share: options, declared once, and checks before any work."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from sima_core import environment
 from sima_core.coco.root import NO_COCO, default_root, find_root, named_root
@@ -14,7 +14,7 @@ from sima_core.errors import InputError
 from sima_core.files import reason
 
 if TYPE_CHECKING:
-    from torch import nn
+    from sima_core.lens.lens import Lens
 
 #: Exit statuses; a command returns the first or the second.
 OK, SOME_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -23,15 +23,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    text = tokens[0].value
+def _whole_number(text: str) -> int:
     try:
-        return int(text)  # cyclopts' own converter would take 12.5 for 12
+        return int(text)  # cyclopts itself would take 12.5 for 12
     except ValueError:
         raise ValueError(f"{text!r} is no whole number") from None
 
 
-Whole = Annotated[int, Parameter(converter=_whole_number)]
+Whole = Annotated[int, Parameter(converter=lambda _, tokens: _whole_number(tokens[0].value))]
+Wholes = Annotated[
+    list[int],
+    Parameter(
+        converter=lambda _, tokens: [_whole_number(token.value) for token in tokens],
+        consume_multiple=(1, None),
+    ),
+]
 Layer = Annotated[Whole, Parameter(help="from 1; negative from the end")]
 Resolution = Annotated[Whole, Parameter(help="shorter side of the input in pixels")]
 Data = Annotated[
@@ -71,16 +77,17 @@ class ModelOptions:
         str | None, Parameter(metavar="NAME", help="if the file does not say")
     ] = None
 
-    def load(self) -> "nn.Module":
-        """The model.
+    def load(self) -> "Lens":
+        """The lens over that model.
 
         Raises:
-            CheckpointError: as `load_model`.
+            CheckpointError: as `Lens.load`.
         """
-        from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_model
+        from sima_core.lens.lens import Lens
+        from sima_core.weights.loading import DEFAULT_CHECKPOINT
 
         source = DEFAULT_CHECKPOINT if self.checkpoint is None else self.checkpoint
-        return load_model(source, self.architecture)
+        return Lens.load(source, self.architecture)
 
 
 #: The default of every command.

@@ -39,30 +39,27 @@ def heatmap(
     """Maps, overlays and a description for each picture."""
     from tqdm import tqdm
 
-    from sima_core.lens.analysis import analyze
     from sima_core.lens.export import write
-    from sima_core.lens.norms import attention_layers, layer_numbers, patch_size
-    from sima_core.lens.pictures import input_size, load_image
-    from sima_core.weights.provenance import provenance
+    from sima_core.lens.pictures import load_image
 
-    loaded = model.load()
-    [layer] = layer_numbers(layer, len(attention_layers(loaded)))
-    input_size(1, 1, resolution, patch_size(loaded))
+    lens = model.load()
+    number = lens.layer(layer).number
+    lens.input_size(1, 1, resolution)  # raises for all pictures what would be raised for each
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {out}: {reason(error)}") from None
-    if not provenance(loaded).trained:
+    if not (lens.provenance and lens.provenance.trained):
         print(f"note: {model.checkpoint} has untrained weights", file=sys.stderr)
 
     failed = 0
     jobs = zip(images, unique_stems(images, out), strict=True)
     for path, stem in tqdm(jobs, total=len(images), unit="image", disable=len(images) < 2):
         try:
-            analysis = analyze(loaded, load_image(path), resolution, [layer])
+            analysis = lens.analyze(load_image(path), resolution, [number])
             with writing("its results"):
-                write(analysis, out, stem, path.name, layer)
-        except (SimaLensError, ValueError) as error:
+                write(analysis, out, stem, path.name, number)
+        except SimaLensError as error:
             failed += 1
             tqdm.write(f"{path}: {error}", file=sys.stderr)
     print(f"maps of {len(images) - failed} of {len(images)} image(s) written to {out}")

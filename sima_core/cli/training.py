@@ -123,15 +123,16 @@ def accuracy(
     """A line a resolution."""
     from sima_core.training.accuracy import held_out_accuracy
     from sima_core.training.data import read_training_data, relabelled
-    from sima_core.weights.provenance import provenance
 
     sides = _resolutions(resolutions)
-    loaded = model.load()
+    lens = model.load()
     pictures = read_training_data(data)
-    held_out = relabelled(pictures.held_out, pictures.class_ids, provenance(loaded).class_ids)
+    assert lens.provenance is not None  # that of what was loaded
+    known = lens.provenance.class_ids
+    held_out = relabelled(pictures.held_out, pictures.class_ids, known)
     print(pictures.summary())
     for side in sides:
-        print(f"at {side} px: {held_out_accuracy(loaded, held_out, side)}", flush=True)
+        print(f"at {side} px: {held_out_accuracy(lens.model, held_out, side)}", flush=True)
     return OK
 
 

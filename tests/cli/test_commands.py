@@ -1,8 +1,6 @@
-"""The command line, run as a user runs it."""
+"""The commands on pictures, run as a user runs them."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,14 +10,8 @@ from sima_core import load_image, load_model, token_norms
 from sima_core.cli.pictures import unique_stems
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.provenance import provenance
+from tests.cli.support import run
 from tests.support import ROOT
-
-
-def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sima_core", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_heatmap_writes_four_files_for_each_image(photo, tmp_path):
