@@ -54,7 +54,7 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     """A new file that becomes `target` if the block ends well, and vanishes if it does not.
 
     Whatever happens meanwhile, the name points to the old file or to the whole new one. Folders are
-    made as needed.
+    made as needed. What is no file, such as a pipe, is written as it comes.
 
     Args:
         partial: where the file grows; on the same disk. Else beside the target, under a name of its
@@ -63,6 +63,11 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
+    if target.exists() and not target.is_file():  # /dev/stdout or a pipe: nothing to replace
+        with target.open("wb") as file:
+            yield file
+        return
+    target = target.resolve()  # a link stays, and what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
         number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

@@ -4,7 +4,8 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 from cyclopts.validators import mutually_exclusive
@@ -76,6 +77,40 @@ def download(
     return SOME_FAILED if report.failed else OK
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Results:
+    """Where scores go, beside standard output."""
+
+    json: JsonFile | None = None
+    plot: PngFile | None = None
+
+    def require_writable(self) -> None:
+        """Refuse, before any work, files that could not be written later.
+
+        Raises:
+            InputError: as `require_writable` and `require_png`.
+        """
+        if self.json:
+            require_writable(self.json)
+        if self.plot:
+            require_png("--plot", self.plot)
+
+    def write(self, about: dict[str, Any], found: "Summary", title: str) -> None:
+        """Write those that were asked for.
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+        from sima_core.scoring.summary import plot
+
+        with writing("the results"):
+            if self.json:
+                write_text(self.json, json.dumps(about, indent=1) + "\n")
+            if self.plot:
+                plot(found, title, self.plot)
+
+
 @computes
 def evaluate(
     *,
@@ -86,8 +121,7 @@ def evaluate(
     resolution: Resolution = RESOLUTION,
     limit: Annotated[Whole | None, Parameter(metavar="N")] = None,
     faithfulness: bool = False,
-    json_file: Annotated[JsonFile | None, Parameter(name="--json")] = None,
-    plot: PngFile | None = None,
+    results: Results = Results(),
     arguments: Annotated[list[str], Parameter(parse=False)],
 ) -> int:
     """A split's scores as a table, JSON and a plot.
@@ -99,46 +133,39 @@ def evaluate(
         arguments: how the command was called, for the JSON file.
     """
     root = place.root()
-    if json_file:
-        require_writable(json_file)
-    if plot:
-        require_png("--plot", plot)
+    results.require_writable()
     if limit is not None and limit < 1:
         raise InputError("--limit must be at least 1")
 
     from sima_core.coco.split import CocoSplit
     from sima_core.machine import versions
-    from sima_core.scoring import evaluation, summary
+    from sima_core.scoring.evaluation import evaluate as score
+    from sima_core.scoring.summary import Summary, skipped_in_words
 
     lens = model.load()
     numbers = _layer_numbers(layers, lens)
     lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = evaluation.evaluate(pictures, lens.model, numbers, resolution, limit, faithfulness)
+    scored = score(pictures, lens.model, numbers, resolution, limit, faithfulness)
     total = min(len(pictures.ids), limit or len(pictures.ids))
-    found = summary.Summary.of(naming_problems(scored, total), numbers)
+    found = Summary.of(naming_problems(scored, total), numbers)
 
     origin = lens.provenance
     assert origin is not None  # that of what was loaded
     title = f"{origin.source}, layer {found.layer}, {found.images} pictures of {split}"
-    left_out = summary.skipped_in_words(found.skipped)
-    print(f"{title} at {resolution} px; left out: {left_out}")
+    print(f"{title} at {resolution} px; left out: {skipped_in_words(found.skipped)}")
     _print_tables(found)
     about = {
         "command": "python -m sima_core " + shlex.join(arguments),
         "checkpoint_sha256": origin.sha256,
         "checkpoint": origin.source,
-        "architecture": lens.name,
+        "architecture": origin.architecture,
         "split": split,
         "resolution": resolution,
         **found.as_dict(),
         "versions": versions(),
     }
-    with writing("the results"):
-        if json_file:
-            write_text(json_file, json.dumps(about, indent=1) + "\n")
-        if plot:
-            summary.plot(found, title, plot)
+    results.write(about, found, title)
     return OK
 
 
