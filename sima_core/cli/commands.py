@@ -51,7 +51,8 @@ from sima_core.scoring.evaluation import evaluate
 from sima_core.scoring.summary import PictureResult, Summary, plot, skipped_in_words
 from sima_core.training.accuracy import held_out_accuracy
 from sima_core.training.data import TrainingDataError, read_training_data, relabelled
-from sima_core.training.run import Phase, Settings, TrainingError, require_startable, train
+from sima_core.training.recipe import Phase, Settings, TrainingError
+from sima_core.training.train import require_startable, train
 from sima_core.weights.formats import CheckpointError
 from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_model
 from sima_core.weights.provenance import provenance

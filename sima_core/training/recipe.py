@@ -76,7 +76,11 @@ def _one_phase(_: Any, tokens: Sequence[Token]) -> tuple[Phase, ...]:
 
 
 def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    return int(tokens[-1].value)  # cyclopts' own converter would take 12.5 for 12
+    text = tokens[-1].value
+    try:
+        return int(text)  # cyclopts' own converter would take 12.5 for 12
+    except ValueError:
+        raise InputError(f"{text!r} is no whole number") from None
 
 
 _Whole = Annotated[int, Parameter(converter=_whole_number)]
@@ -227,5 +231,5 @@ class Settings:
 
 
 def numbers_for(seed: int, step: int, purpose: str) -> random.Random:
-    """The random numbers of one step for one purpose: they hang on nothing that came before."""
+    """The random numbers of one step for one purpose; what was drawn before makes no difference."""
     return random.Random(f"{seed} {step} {purpose}")
