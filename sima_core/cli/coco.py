@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 #: The group of commands ``coco``.
 coco = App(name="coco", version_flags=())
-_WHICH = Group("Which pictures", validator=mutually_exclusive)
+_WHICH = Group("", validator=mutually_exclusive)
 
 
 @coco.command(

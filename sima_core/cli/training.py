@@ -1,13 +1,12 @@
 """Training: ``train``, ``accuracy`` and ``twins``."""
 
-import dataclasses
 import json
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
-from cyclopts.validators import mutually_exclusive
+from cyclopts import Parameter, Token
 
 from sima_core.cli.options import (
     BUNDLED,
@@ -18,14 +17,47 @@ from sima_core.cli.options import (
     Folder,
     JsonFile,
     ModelOptions,
-    Whole,
     computes,
     require_writable,
 )
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
+from sima_core.training.recipe import CARD_RESOLUTIONS, LENGTH, Settings, resolutions_from
 
-_LENGTH = Group("How long", validator=mutually_exclusive)
+
+def _sizes(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return resolutions_from(tokens[-1].value)
+
+
+def _size(_: Any, tokens: Sequence[Token]) -> int:
+    sizes = resolutions_from(tokens[-1].value)
+    if len(sizes) > 1:
+        raise InputError(f"expected one size in pixels: {tokens[-1].value!r}")
+    return sizes[0]
+
+
+def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    text = tokens[-1].value
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"expected whole numbers, such as 0,1: {text!r}") from None
+
+
+def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(tokens[-1].value.split(","))
+
+
+def _in_commas(values: Iterable[object] | None) -> str | None:
+    return None if values is None else ",".join(map(str, values))
+
+
+#: A list is one value with commas, so that pictures may follow it.
+_LIST = Parameter(n_tokens=1, negative="", show_default=_in_commas)
+_Sizes = Annotated[tuple[int, ...], _LIST, Parameter(converter=_sizes, metavar="PX,…")]
+_Size = Annotated[int, Parameter(converter=_size, metavar="PX")]
+_Seeds = Annotated[tuple[int, ...], _LIST, Parameter(converter=_numbers, metavar="S,…")]
+_Names = Annotated[tuple[str, ...], _LIST, Parameter(converter=_names, metavar="A,B,…")]
 
 
 @computes
@@ -33,81 +65,49 @@ def train(
     data: Data,
     /,
     *,
-    model: Annotated[str, Parameter(metavar="NAME", help="see models")],
+    settings: Annotated[Settings, Parameter(name="*")],
     out: Folder,
-    epochs: Annotated[float | None, Parameter(metavar="N", group=_LENGTH)] = None,
-    minutes: Annotated[float | None, Parameter(metavar="M", group=_LENGTH)] = None,
-    resume: bool = False,
-    seed: Whole | None = None,
-    init: Path | None = None,
-    batch_size: Whole | None = None,
-    learning_rate: float | None = None,
-    optimizer: str | None = None,
-    resolutions: str | None = None,
-    mix: float | None = None,
-    coarser: float | None = None,
-    compressed: float | None = None,
-    sharpest: Whole | None = None,
+    minutes: Annotated[float | None, Parameter(group=LENGTH, metavar="M")] = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    init: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     device: Literal["cpu", "cuda"] | None = None,
-    no_compile: bool = False,
+    no_compile: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Weights, card, log and plot.
+    """Train an architecture; leaves weights, labels, a card, a log and its plot.
 
     Args:
         minutes: as many epochs as take about so long here
         resume: go on with the run in DIR
         init: weights to start from, of the same architecture
-        optimizer: a name of timm's
-        resolutions: train at these sizes alone, such as 96 or 96,128
-        mix: of the steps that mix pictures in pairs (mixup, cutmix), 0 to 1
-        coarser: of the pictures that are made coarser at random, 0 to 1
-        compressed: of the pictures compressed at random, 0 to 1
-        sharpest: no picture keeps more pixels along its shorter side
         device: default: a GPU where there is one
         no_compile: without torch.compile
     """
     import torch
 
-    from sima_core.training import run
     from sima_core.training.data import read_training_data
+    from sima_core.training.train import require_startable
+    from sima_core.training.train import train as train_model
 
     if minutes is not None and not 0 < minutes < math.inf:
         raise InputError("--minutes must be more than 0")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    given: dict[str, Any] = {
-        "seed": seed,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "learning_rate": learning_rate,
-        "mix_probability": mix,
-        "coarser_probability": coarser,
-        "compressed_probability": compressed,
-        "sharpest_side": sharpest,
-    }
-    settings = dataclasses.replace(
-        run.Settings(model), **{k: v for k, v in given.items() if v is not None}
-    )
-    if resolutions:
-        only = run.Phase(1.0, _resolutions(resolutions))
-        settings = dataclasses.replace(settings, phases=(only,))
-    run.require_startable(settings, out, init, resume, device)
+    used = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    require_startable(settings, out, init, resume, used)
     pictures = read_training_data(data)
     print(pictures.summary(), flush=True)
-    trained = run.train(
+    trained = train_model(
         pictures,
         settings,
         out,
         initial=init,
         minutes=minutes,
         resume=resume,
-        device=device,
+        device=used,
         compiled=not no_compile,
     )
     assert trained is not None  # only a limited piece of a run gives None
     print(f"{trained.settings.epochs:g} epochs in {trained.seconds / 60:.0f} min")
-    for side, accuracy in trained.accuracy.items():
-        print(f"held out, at {side} px: {accuracy}")
+    for side, found in trained.accuracy.items():
+        print(f"held out, at {side} px: {found}")
     print(f"written: {trained.weights.name}, {trained.card.name}, log.jsonl, log.png")
     return OK
 
@@ -118,21 +118,19 @@ def accuracy(
     /,
     *,
     model: ModelOptions = BUNDLED,
-    resolutions: Annotated[str, Parameter(metavar="PX,…")] = "160,224,320",
+    resolutions: _Sizes = CARD_RESOLUTIONS,
 ) -> int:
-    """A line a resolution."""
+    """Tell how often held-out pictures are named rightly, a line a resolution."""
     from sima_core.training.accuracy import held_out_accuracy
     from sima_core.training.data import read_training_data, relabelled
+    from sima_core.weights.provenance import provenance
 
-    sides = _resolutions(resolutions)
-    lens = model.load()
+    measured = model.load().model
     pictures = read_training_data(data)
-    assert lens.provenance is not None  # that of what was loaded
-    known = lens.provenance.class_ids
-    held_out = relabelled(pictures.held_out, pictures.class_ids, known)
+    held_out = relabelled(pictures.held_out, pictures.class_ids, provenance(measured).class_ids)
     print(pictures.summary())
-    for side in sides:
-        print(f"at {side} px: {held_out_accuracy(lens.model, held_out, side)}", flush=True)
+    for side in resolutions:
+        print(f"at {side} px: {held_out_accuracy(measured, held_out, side)}", flush=True)
     return OK
 
 
@@ -142,14 +140,18 @@ def twins(
     /,
     *,
     place: CocoOptions = FOUND_COCO,
-    out: Folder,
-    models: Annotated[str | None, Parameter(metavar="A,B,…")] = None,
+    out: Annotated[Path, Parameter(metavar="DIR")],
+    models: _Names | None = None,
     epochs: Annotated[float, Parameter(metavar="N", help="for each")] = 5.0,
-    seeds: Annotated[str, Parameter(metavar="S,…")] = "0,1",
-    resolution: Annotated[Whole, Parameter(metavar="PX", help="of training")] = 96,
+    seeds: _Seeds = (0, 1),
+    resolution: Annotated[_Size, Parameter(help="of training")] = 96,
     json_file: Annotated[JsonFile | None, Parameter(name="--json")] = None,
 ) -> int:
-    """Trains what is not trained yet, then prints the table."""
+    """Train what is not trained yet of SimA and its rivals, then print the table.
+
+    Args:
+        models: default: XCiT with XCA and SimA; DeiT with softmax, SimA, a single head, no norms
+    """
     import torch
 
     from sima_core.bench import calibration
@@ -159,35 +161,19 @@ def twins(
     from sima_core.models.architectures import ARCHITECTURES
     from sima_core.training.data import read_training_data
 
-    names = list(TWINS) if models is None else models.split(",")
-    if unknown := [name for name in names if name not in ARCHITECTURES]:
+    compared = TWINS if models is None else models
+    if unknown := [name for name in compared if name not in ARCHITECTURES]:
         raise InputError(f"there is no architecture {unknown[0]!r}: see models")
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise InputError(f"--seeds takes whole numbers, such as 0,1: {seeds!r}") from None
-    [side] = _resolutions(str(resolution))
     if json_file:
         require_writable(json_file)
-    root = place.root()
+    split = CocoSplit(place.root(), "val2017")
     pictures = read_training_data(data)
     print(pictures.summary(), flush=True)
     calibration.apply()
-    val = CocoSplit(root, "val2017")
-    found = compare_twins(pictures, out, val, names, numbers, epochs, side)
+    found = compare_twins(pictures, out, split, compared, seeds, epochs, resolution)
     print(Machine.here(torch.empty(0)))
     print(twins_table(found))
     if json_file:
         with writing("the results"):
-            write_text(json_file, json.dumps([t.as_dict() for t in found], indent=1) + "\n")
+            write_text(json_file, json.dumps([twin.as_dict() for twin in found], indent=1) + "\n")
     return OK
-
-
-def _resolutions(text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--resolutions takes sizes in pixels, such as 96,128: {text!r}") from None
-    if any(side < 32 or side % 32 for side in found):
-        raise InputError("--resolutions must be multiples of 32 px")
-    return found
