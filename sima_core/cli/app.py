@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         sentence = " ".join(str(error).split())  # one line
         return _refuse(f"{sentence} {_see(error.command_chain or ())}")
-    except (SimaLensError, ValueError) as error:
+    except SimaLensError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -34,7 +34,8 @@ from sima_core.files import write_text, writing
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
-    from sima_core.scoring.summary import PictureResult, Summary
+    from sima_core.scoring.results import PictureResult
+    from sima_core.scoring.summary import Summary
 
 #: The group of commands ``coco``.
 coco = App(name="coco", version_flags=())
@@ -146,7 +147,7 @@ def evaluate(
     numbers = _layer_numbers(layers, lens)
     lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = score(pictures, lens.model, numbers, resolution, limit, faithfulness)
+    scored = score(pictures, lens, numbers, resolution, limit, faithfulness)
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = Summary.of(naming_problems(scored, total), numbers)
 
