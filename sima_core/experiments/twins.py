@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from sima_core.bench.whole_models import time_models
-from sima_core.coco.split import CocoSplit
+from sima_core.coco.split import CocoSplit, Filter
 from sima_core.errors import SimaLensError
 from sima_core.files import reason, write_text
 from sima_core.lens.layers import SIDES
@@ -89,7 +89,7 @@ def compare_twins(
         TrainingError: `out` holds other runs, or cannot be written; or COCO has no picture to
             score on.
     """
-    if not split.select(num_objects=(1, math.inf)):  # before hours of training
+    if not split.select(Filter(num_objects=(1, math.inf))):  # before hours of training
         raise TrainingError(
             f"There is no picture of {split.split} with objects to score the maps on: fetch some "
             "with coco download."
