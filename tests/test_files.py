@@ -13,9 +13,8 @@ from sima_core.files import replacing, write_text, writing
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
     target = tmp_path / "folder" / "a.txt"
     write_text(target, "first")
-    with pytest.raises(RuntimeError), replacing(target) as file:
-        file.write(b"half")
-        raise RuntimeError
+    with pytest.raises(TypeError), replacing(target) as file:
+        file.write(b"half") + None
     assert target.read_text() == "first"
     with replacing(target) as file:
         file.write(b"second")
