@@ -1,0 +1,144 @@
+"""The shape of the house: which room may import which, and what has only one place."""
+
+import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.application.use_cases import lint_imports
+from importlinter.configuration import configure
+
+import sima_core
+from tests.support import ROOT
+
+MOST_LINES = 400
+#: Longer files that are one table each.
+TABLES: set[str] = set()
+#: The kinds of attention, by the names of their classes: ours and timm's.
+ATTENTION_CLASSES = {
+    "Attention",
+    "ClassAttn",
+    "ConvAttention",
+    "PlainAttention",
+    "SimAClassAttention",
+    "SimAConvAttention",
+    "SimAttention",
+    "XCA",
+}
+#: Where those may be named; everyone else asks a `Lens`.
+KNOW_ATTENTION = ("sima_core/attention/", "sima_core/models/", "sima_core/lens/kinds.py")
+
+
+def sources() -> list[str]:
+    """Every module of the program, by its path in the checkout."""
+    found = [path for folder in ("sima_core", "app") for path in (ROOT / folder).rglob("*.py")]
+    return [path.relative_to(ROOT).as_posix() for path in sorted(found)] + ["app.py"]
+
+
+@functools.cache
+def tree(path: str) -> ast.Module:
+    return ast.parse((ROOT / path).read_text("utf-8"))
+
+
+def names(path: str) -> Iterator[tuple[str, int]]:
+    """Every name that a module's code uses or imports, with its line; words in texts apart."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.alias):
+            yield node.name.rpartition(".")[2], node.lineno
+
+
+def test_rooms_import_only_what_lies_below_them(monkeypatch, capsys):
+    """The contracts are in pyproject.toml; see ARCHITECTURE.md for the reasons."""
+    monkeypatch.syspath_prepend(ROOT)
+    configure()
+    kept = lint_imports(str(ROOT / "pyproject.toml"), cache_dir=None, no_logo=True)
+    assert kept, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("package", ["sima_core", "app"])
+def test_no_module_imports_itself_on_a_way_round(package):
+    graph = grimp.build_graph(package, cache_dir=None)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    TopologicalSorter(imports).prepare()  # a CycleError names the circle
+
+
+def modules_after(program: str) -> set[str]:
+    """The modules that a fresh Python has loaded after it ran a program."""
+    program += "\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_sima_core_imports_nothing_heavy():
+    heavy = {"torch", "timm", "torchvision", "gradio", "matplotlib", "numpy", "PIL", "cv2"}
+    assert not heavy & modules_after("import sima_core")
+
+
+def test_public_names_need_no_page_and_no_plots():
+    loaded = modules_after("from sima_core import *")
+    assert "sima_core.lens" in loaded
+    assert not {"gradio", "matplotlib", "jinja2"} & loaded
+
+
+def test_public_names_can_be_had():
+    for name in sima_core.__all__:
+        assert getattr(sima_core, name).__doc__, f"{name} has no description"
+
+
+@pytest.mark.parametrize("command", ["heatmap", "compare", "latency", "models"])
+def test_commands_of_the_base_need_no_extra(command):
+    """Whoever has not installed the extras can run what does without them."""
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(["gradio", "jinja2", "pycocotools"]))  # importing them fails
+from sima_core.cli import main
+try:
+    status = main(["{command}", "--help"])
+except SystemExit as exit:
+    status = exit.code
+assert not status, status
+"""
+    modules_after(program)
+
+
+@pytest.mark.parametrize("path", sources())
+def test_no_module_is_too_long(path):
+    lines = len((ROOT / path).read_text("utf-8").splitlines())
+    assert lines <= MOST_LINES or path in TABLES, f"{lines} lines: which two ideas are these?"
+
+
+@pytest.mark.parametrize("path", sources())
+def test_environment_is_read_in_one_place(path):
+    if path != "sima_core/environment.py":
+        touched = {"environ", "environb", "getenv", "putenv", "unsetenv"}
+        found = [f"{path}:{line}: {name}" for name, line in names(path) if name in touched]
+        assert not found, "environment variables are listed in sima_core/environment.py"
+
+
+@pytest.mark.parametrize("path", sources())
+def test_kinds_of_attention_are_known_in_one_place(path):
+    if not path.startswith(KNOW_ATTENTION):
+        found = [f"{path}:{line}: {n}" for n, line in names(path) if n in ATTENTION_CLASSES]
+        assert not found, "a new kind of attention is a new row of sima_core/lens/kinds.py"
+
+
+def test_what_tests_know_about_files_is_true():
+    """No exception outlives its file."""
+    assert all((ROOT / path).exists() for path in [*KNOW_ATTENTION, *TABLES])
+    assert Path(sima_core.__file__).with_suffix(".pyi").exists()
