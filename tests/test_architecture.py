@@ -1,10 +1,9 @@
 """The shape of the house: which room may import which, and what has only one place."""
 
 import ast
-import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -40,20 +39,21 @@ def sources() -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in sorted(found)] + ["app.py"]
 
 
-@functools.cache
-def tree(path: str) -> ast.Module:
-    return ast.parse((ROOT / path).read_text("utf-8"))
-
-
-def names(path: str) -> Iterator[tuple[str, int]]:
-    """Every name that a module's code uses or imports, with its line; words in texts apart."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Name):
-            yield node.id, node.lineno
-        elif isinstance(node, ast.Attribute):
-            yield node.attr, node.lineno
-        elif isinstance(node, ast.alias):
-            yield node.name.rpartition(".")[2], node.lineno
+def uses(wanted: set[str], paths: Iterable[str]) -> list[str]:
+    """Where code uses or imports one of the names; words in texts do not count."""
+    found = []
+    for path in paths:
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+            match node:
+                case ast.Name(id=name) | ast.Attribute(attr=name):
+                    pass
+                case ast.alias(name=full):
+                    name = full.rpartition(".")[2]
+                case _:
+                    continue
+            if name in wanted:
+                found.append(f"{path}:{node.lineno}: {name}")
+    return found
 
 
 def test_rooms_import_only_what_lies_below_them(monkeypatch, capsys):
@@ -101,41 +101,21 @@ def test_public_names_can_be_had():
         assert getattr(sima_core, name).__doc__, f"{name} has no description"
 
 
-@pytest.mark.parametrize("command", ["heatmap", "compare", "latency", "models"])
-def test_commands_of_the_base_need_no_extra(command):
-    """Whoever has not installed the extras can run what does without them."""
-    program = f"""
-import sys
-sys.modules.update(dict.fromkeys(["gradio", "jinja2", "pycocotools"]))  # importing them fails
-from sima_core.cli import main
-try:
-    status = main(["{command}", "--help"])
-except SystemExit as exit:
-    status = exit.code
-assert not status, status
-"""
-    modules_after(program)
+def test_no_module_is_too_long():
+    lengths = {path: len((ROOT / path).read_text("utf-8").splitlines()) for path in sources()}
+    too_long = {path: n for path, n in lengths.items() if n > MOST_LINES and path not in TABLES}
+    assert not too_long, "which two ideas are these?"
 
 
-@pytest.mark.parametrize("path", sources())
-def test_no_module_is_too_long(path):
-    lines = len((ROOT / path).read_text("utf-8").splitlines())
-    assert lines <= MOST_LINES or path in TABLES, f"{lines} lines: which two ideas are these?"
+def test_environment_is_touched_in_one_place():
+    touched = {"environ", "environb", "getenv", "putenv", "unsetenv"}
+    found = uses(touched, [path for path in sources() if path != "sima_core/environment.py"])
+    assert not found, "environment variables are listed in sima_core/environment.py"
 
 
-@pytest.mark.parametrize("path", sources())
-def test_environment_is_read_in_one_place(path):
-    if path != "sima_core/environment.py":
-        touched = {"environ", "environb", "getenv", "putenv", "unsetenv"}
-        found = [f"{path}:{line}: {name}" for name, line in names(path) if name in touched]
-        assert not found, "environment variables are listed in sima_core/environment.py"
-
-
-@pytest.mark.parametrize("path", sources())
-def test_kinds_of_attention_are_known_in_one_place(path):
-    if not path.startswith(KNOW_ATTENTION):
-        found = [f"{path}:{line}: {n}" for n, line in names(path) if n in ATTENTION_CLASSES]
-        assert not found, "a new kind of attention is a new row of sima_core/lens/kinds.py"
+def test_kinds_of_attention_are_known_in_one_place():
+    found = uses(ATTENTION_CLASSES, [p for p in sources() if not p.startswith(KNOW_ATTENTION)])
+    assert not found, "a new kind of attention is a new row of sima_core/lens/kinds.py"
 
 
 def test_what_tests_know_about_files_is_true():
