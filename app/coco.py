@@ -20,8 +20,8 @@ from sima_core.coco.download import download
 from sima_core.coco.root import NO_COCO, CocoError, available_splits, default_root, find_root
 from sima_core.coco.split import CocoPicture, CocoSplit, open_split
 from sima_core.files import ASSETS
-from sima_core.lens.analysis import SIDES
 from sima_core.lens.heatmaps import COLORMAPS
+from sima_core.lens.layers import SIDES
 from sima_core.scoring.evaluation import baseline_maps, faithfulness
 from sima_core.scoring.metrics import (
     METRICS,

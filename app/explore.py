@@ -14,10 +14,9 @@ from gradio.data_classes import ImageData
 from gradio.events import Dependency
 
 from sima_core import Analysis, load_model, overlay, provenance
-from sima_core.lens.analysis import SIDES
 from sima_core.lens.export import describe, write
 from sima_core.lens.heatmaps import COLORMAPS
-from sima_core.lens.norms import attention_layers, layer_numbers
+from sima_core.lens.layers import SIDES, attention_layers, layer_numbers
 
 from .viewer import predictions_html, summary_html, viewer, viewer_html
 from .visitors import (

@@ -14,17 +14,12 @@ import torch
 
 from sima_core import load_image, preprocess, provenance
 from sima_core.attention.operation import WEIGHTS_BUDGET, mean_tokens
-from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders
+from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders, sima_layers
 from sima_core.bench.sweeps import SWEEP_SIZES, SweepPoint, orders_over_tokens, sweep
 from sima_core.bench.timing import quartiles
 from sima_core.bench.whole_models import time_models
-from sima_core.lens.norms import (
-    has_two_orders,
-    layer_numbers,
-    patch_size,
-    sima_layers,
-    token_grids,
-)
+from sima_core.lens.layers import layer_numbers, patch_size
+from sima_core.lens.lens import Lens
 from sima_core.lens.pictures import input_size
 from sima_core.machine import Machine
 
@@ -83,7 +78,7 @@ def measure_orders(
         raise ValueError("choose a photo in Explore first.")
     side = whole(resolution, DEFAULT_RESOLUTION)
     budget = DEFAULT_SECONDS if seconds is None else seconds
-    if not has_two_orders(model_for(model_key)):
+    if not Lens(model_for(model_key)).has_two_orders:
         yield whole_model_html(seen.path, model_key, side, budget)
         return
     last = 0.0
@@ -132,7 +127,7 @@ def comparison(
     [number] = layer_numbers(layer, len(layers))
     attention = layers[number - 1]
     width, height = input_size(*image.size, resolution, patch_size(model))
-    num_tokens, num_keys = map(math.prod, token_grids(model, number, height, width))
+    num_tokens, num_keys = map(math.prod, Lens(model).layer(number).grids(height, width))
     macs = 2.0 * num_tokens * num_keys * attention.num_heads * attention.head_dim
     if macs > MAX_PRODUCT_MACS:
         raise ValueError(
@@ -212,7 +207,7 @@ def curve(
     if seen is None:
         raise ValueError("choose a photo in Explore first.")
     model = model_for(model_key)
-    if not has_two_orders(model):
+    if not Lens(model).has_two_orders:
         yield ""
         return
     layers = sima_layers(model)
@@ -222,7 +217,7 @@ def curve(
     width, height = input_size(
         *photo.size, whole(resolution, DEFAULT_RESOLUTION), patch_size(model)
     )
-    most = mean_tokens(*map(math.prod, token_grids(model, number, height, width)))
+    most = mean_tokens(*map(math.prod, Lens(model).layer(number).grids(height, width)))
     least = max(2, attention.head_dim // 4)
     sizes = sorted(
         {round(least * (most / least) ** (i / (CURVE_POINTS - 1))) for i in range(CURVE_POINTS)}

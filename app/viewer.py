@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sima_core.lens.analysis import Analysis, Side
+from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import Heatmap, colorize, heatmap
+from sima_core.lens.layers import Side
 
 STATIC = Path(__file__).parent / "static"
 #: The longer side, in pixels, of the pictures sent to the page: the maps are no finer anyway, and a

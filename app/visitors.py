@@ -13,7 +13,7 @@ from torch import nn
 
 from sima_core import Analysis, CheckpointError, ImageError, analyze, load_image, load_model
 from sima_core.coco.root import CocoError
-from sima_core.lens.norms import patch_size
+from sima_core.lens.layers import patch_size
 from sima_core.lens.pictures import input_size
 from sima_core.models.architectures import num_parameters
 from sima_core.weights.cache import ModelCache, ModelGoneError

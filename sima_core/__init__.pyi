@@ -1,9 +1,10 @@
 from .attention.modules import SimAClassAttention, SimAttention
 from .attention.operation import sima_attention
-from .errors import SimaLensError
-from .lens.analysis import Analysis, Prediction, analyze
+from .errors import InputError, SimaLensError
+from .lens.analysis import Analysis, Prediction
 from .lens.class_maps import attention_maps
 from .lens.heatmaps import Heatmap, heatmap, overlay
+from .lens.lens import Lens, analyze
 from .lens.norms import NormRecorder, TokenNorms, token_norms
 from .lens.pictures import ImageError, load_image, preprocess
 from .models.architectures import Architecture, architectures
@@ -21,6 +22,8 @@ __all__ = [
     "Conversion",
     "Heatmap",
     "ImageError",
+    "InputError",
+    "Lens",
     "NormRecorder",
     "Prediction",
     "Provenance",

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
 from sima_core.bench.whole_models import ModelTime, time_models
-from sima_core.lens.analysis import SIDES, Analysis, analyze
-from sima_core.lens.class_maps import attention_maps
+from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.errors import InputError, SimaLensError
+from sima_core.files import replacing
+from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, heatmap, overlay
-from sima_core.lens.norms import attention_layers, layer_numbers, patch_size
-from sima_core.lens.pictures import preprocess
+from sima_core.lens.layers import SIDES
+from sima_core.lens.lens import Lens
 from sima_core.models.architectures import ARCHITECTURES
-from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_best, load_model
-from sima_core.weights.provenance import provenance
+from sima_core.weights.loading import load_best, load_model
 
 #: How many can be set beside each other.
 FEWEST, MOST = 2, 4
@@ -37,12 +37,12 @@ class Choice:
     """One of the things compared: a model, and a layer and head of it."""
 
     source: str
-    layer: int = 12
+    layer: int = LAYER
     #: From 1; None for all heads.
     head: int | None = None
 
     @classmethod
-    def parse(cls, text: str, layer: int = 12) -> "Choice":
+    def parse(cls, text: str, layer: int = LAYER) -> "Choice":
         """``NAME``, ``NAME@LAYER`` or ``NAME@LAYER.HEAD``; `layer` holds where none is named.
 
         Raises:
@@ -50,7 +50,7 @@ class Choice:
         """
         found = _CHOICE.fullmatch(text.strip())
         if not found:
-            raise ValueError("name each model, such as deit_tiny_patch16_224 or bundled@6.2")
+            raise InputError("name each model, such as deit_tiny_patch16_224 or bundled@6.2")
         head = found["head"]
         return cls(found["source"], int(found["layer"] or layer), int(head) if head else None)
 
@@ -70,33 +70,32 @@ class Panel:
         """The model, and the layer and head that are shown."""
         head = f", head {self.choice.head}" if self.choice.head else ""
         layer = f", layer {self.choice.layer}" if self.kind == "norms" else ""
-        return f"{self.analysis.provenance.architecture}{layer}{head}"
+        return f"{self.analysis.name}{layer}{head}"
 
     @property
     def weights(self) -> str:
         """Where the weights come from, or that there are none."""
-        origin = self.analysis.provenance
-        return origin.source if origin.trained else "untrained weights"
+        return self.analysis.weights_in_words
 
 
 def load_choice(source: str) -> nn.Module:
     """The model that a choice names: ``bundled``, a checkpoint, a Hub id or an architecture.
 
-    An architecture gets the best weights there are (`checkpoints.load_best`).
+    An architecture gets the best weights there are (`load_best`).
 
     Raises:
         CheckpointError: as `load_model` does.
     """
     if source == BUNDLED:
-        return load_model(DEFAULT_CHECKPOINT)
+        return load_model()
     return load_best(source) if source in ARCHITECTURES else load_model(source)
 
 
 def look(
-    model: nn.Module,
+    model: nn.Module | Lens,
     choice: Choice,
     image: Image.Image,
-    resolution: int = 224,
+    resolution: int = RESOLUTION,
     kind: MapKind = "norms",
 ) -> Panel:
     """Run one model on the picture.
@@ -106,31 +105,29 @@ def look(
             that the model does not have. Only norms have a layer.
     """
     if kind not in get_args(MapKind):
-        raise ValueError(f"the map must be one of {', '.join(get_args(MapKind))}; got {kind!r}")
-    name = provenance(model).architecture
+        raise InputError(f"the map must be one of {', '.join(get_args(MapKind))}; got {kind!r}")
+    lens = Lens.of(model)
     try:
-        wanted = choice.layer if kind == "norms" else -1
-        [layer] = layer_numbers(wanted, len(attention_layers(model)))
+        layer = lens.layer(choice.layer if kind == "norms" else -1).number
         choice = Choice(choice.source, layer, choice.head)
-        analysis = analyze(model, image, resolution, [layer])
+        analysis = lens.analyze(image, resolution, [layer])
         if kind == "norms":
             maps = {analysis.symbol(s): analysis.token_norms(s, layer, choice.head) for s in SIDES}
         else:
-            pixels = preprocess(image, resolution, patch_size(model))
-            found = attention_maps(model, pixels, kind, choice.head)[0]
+            found = lens.attention(lens.preprocess(image, resolution), kind, choice.head)[0]
             maps = {"class attention" if kind == "cls" else "rollout": found.numpy()}
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+    except SimaLensError as error:
+        raise InputError(f"{lens.name}: {error}") from None
     return Panel(choice, kind, analysis, maps)
 
 
 def compare(
     choices: Sequence[Choice],
     image: Image.Image,
-    resolution: int = 224,
+    resolution: int = RESOLUTION,
     kind: MapKind = "norms",
     seconds: float = 3.0,
-    load: Callable[[str], nn.Module] = load_choice,
+    load: Callable[[str], nn.Module | Lens] = load_choice,
 ) -> tuple[list[Panel], list[ModelTime]]:
     """Look at one picture with two to four choices, and time their models.
 
@@ -142,16 +139,17 @@ def compare(
             compared by a map that has none.
     """
     if not FEWEST <= len(choices) <= MOST:
-        raise ValueError(f"choose {FEWEST} to {MOST} to compare; got {len(choices)}")
+        raise InputError(f"choose {FEWEST} to {MOST} to compare; got {len(choices)}")
     if kind != "norms" and len({(c.source, c.head) for c in choices}) < len(choices):
-        raise ValueError(
+        raise InputError(
             "class attention is that of the last layer, and rollout that of all layers together: "
             "compare models or heads, not layers"
         )
-    models = {source: load(source) for source in dict.fromkeys(c.source for c in choices)}
-    panels = [look(models[c.source], c, image, resolution, kind) for c in choices]
-    inputs = [preprocess(image, resolution, patch_size(model)) for model in models.values()]
-    timed = dict(zip(models, time_models(list(models.values()), inputs, seconds), strict=True))
+    lenses = {c.source: Lens.of(load(c.source)) for c in {c.source: c for c in choices}.values()}
+    panels = [look(lenses[c.source], c, image, resolution, kind) for c in choices]
+    inputs = [lens.preprocess(image, resolution) for lens in lenses.values()]
+    times = time_models([lens.model for lens in lenses.values()], inputs, seconds)
+    timed = dict(zip(lenses, times, strict=True))
     return panels, [timed[choice.source] for choice in choices]
 
 
@@ -164,6 +162,8 @@ def plot(
         OSError: the file cannot be written.
         ValueError: a map that is not finite.
     """
+    from matplotlib.figure import Figure  # slow to import, and only needed here
+
     image = panels[0].analysis.image
     num_rows = len(panels[0].maps)
     height = 3.4 * image.height / image.width
@@ -175,4 +175,5 @@ def plot(
             axes.imshow(overlay(image, heatmap(values), colormap))
             axes.set(xticks=[], yticks=[], ylabel=name)
         grid[0][column].set_title(f"{panel.title}\n{panel.weights}\n{timed}", fontsize=8)
-    figure.savefig(file, dpi=150)
+    with replacing(file) as png:
+        figure.savefig(png, format="png", dpi=150)

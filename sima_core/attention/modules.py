@@ -15,6 +15,7 @@ from sima_core.attention.operation import (
     sima_attention,
     split_heads,
 )
+from sima_core.errors import InputError
 
 
 class SimAttention(nn.Module):
@@ -24,7 +25,7 @@ class SimAttention(nn.Module):
     `normalizes` says whether Q and K are ℓ1-normalised.
 
     Raises:
-        ValueError: a width that the heads do not divide, an unknown order, or an option that
+        InputError: a width that the heads do not divide, an unknown order, or an option that
             has no meaning without softmax (`qk_norm`, `scale_norm`, `gated`, `attn_drop`, masks).
     """
 
@@ -50,12 +51,12 @@ class SimAttention(nn.Module):
     ) -> None:
         super().__init__()
         if qk_norm or scale_norm or gated or attn_drop:
-            raise ValueError(
+            raise InputError(
                 "SimA attention has no qk_norm, scale_norm, gate or attention dropout: "
                 "leave them off"
             )
         if attn_head_dim is None and dim % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide a width of {dim}")
+            raise InputError(f"{num_heads} heads do not divide a width of {dim}")
         choose_order(order, 1, 1)  # reject an unknown name here rather than at the first forward
         self.num_heads = num_heads
         self.head_dim = attn_head_dim or dim // num_heads
@@ -83,7 +84,7 @@ class SimAttention(nn.Module):
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
         if attn_mask is not None or is_causal:
-            raise ValueError("SimA attention takes no mask: there is no softmax to mask")
+            raise InputError("SimA attention takes no mask: there is no softmax to mask")
         x = self.product(self.qkv(x), order=self.order)
         return cast(Tensor, self.proj_drop(self.proj(x)))
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sima_core.attention import kernel as kernels
+from sima_core.errors import InputError
 
 #: How the product Q̂K̂ᵀV is taken; see `choose_order`.
 Order = Literal["auto", "rule", "qk_first", "kv_first"]
@@ -37,12 +38,12 @@ def choose_order(
         like: what is multiplied, or float32 on the processor if None.
 
     Raises:
-        ValueError: `order` is none of the four names.
+        InputError: `order` is none of the four names.
     """
     if order == "qk_first" or order == "kv_first":
         return order
     if order not in get_args(Order):
-        raise ValueError(f"order must be one of {', '.join(get_args(Order))}; got {order!r}")
+        raise InputError(f"order must be one of {', '.join(get_args(Order))}; got {order!r}")
     fewest = head_dim if order == "rule" else crossover(head_dim, like)
     return "qk_first" if num_tokens < fewest else "kv_first"
 
@@ -103,7 +104,7 @@ def sima_attention(qkv: Tensor, num_heads: int, order: Order = "auto") -> Tensor
     by blocks of rows, is divided. The norms are taken in float32 at least.
 
     Raises:
-        ValueError: unknown `order`.
+        InputError: unknown `order`.
     """
     if qkv.dtype is torch.float16:  # the 1/N magnitudes of SimA leave its range
         return sima_attention(qkv.float(), num_heads, order).half()
@@ -117,7 +118,7 @@ def bare_products(qkv: Tensor, num_heads: int, order: Order) -> Tensor:
     """QKᵀV, nothing normalised: (B, N, 3·C) to (B, N, C), heads concatenated.
 
     Raises:
-        ValueError: unknown `order`.
+        InputError: unknown `order`.
     """
     q, k, v = split_heads(qkv, num_heads)
     if choose_order(order, qkv.shape[1], q.shape[-1], qkv) == "qk_first":
@@ -205,7 +206,7 @@ def sima_cross_attention(
         order: ``rule`` and ``auto`` go by the harmonic mean of N and M, see `mean_tokens`.
 
     Raises:
-        ValueError: unknown `order`.
+        InputError: unknown `order`.
     """
     if q.dtype is torch.float16:
         return sima_cross_attention(q.float(), k.float(), v.float(), num_heads, order).half()

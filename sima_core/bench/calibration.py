@@ -5,18 +5,17 @@ each operation. The result is kept in the user's cache folder, by processor, thr
 """
 
 import hashlib
-import itertools
 import json
-import math
-import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from sima_core.attention import kernel as kernels
 from sima_core.attention.operation import set_crossovers
+from sima_core.bench.crossover import crossing
 from sima_core.bench.sweeps import orders_over_tokens
-from sima_core.files import cache_folder
+from sima_core.files import cache_folder, write_text
 from sima_core.machine import Machine
 
 # To be raised whenever the operation or this measurement changes: older results are not used then.
@@ -41,26 +40,6 @@ def calibrate() -> dict[int, float]:
     return crossovers
 
 
-def crossing(ratios: dict[int, float]) -> float:
-    """The number of tokens from which on kv_first is the better choice.
-
-    Of all thresholds between the measured sizes, below the smallest and above the largest, the one
-    that costs least in all, so that one noisy point moves it little.
-
-    Args:
-        ratios: the time of qk_first over that of kv_first, by number of tokens.
-    """
-    sizes = sorted(ratios)
-    between = [math.sqrt(a * b) for a, b in itertools.pairwise(sizes)]
-    thresholds = [float(sizes[0]), *between, 2.0 * sizes[-1]]
-
-    def lost(threshold: float) -> float:
-        logs = ((n, math.log(r)) for n, r in ratios.items())
-        return sum(max(0.0, log if n < threshold else -log) for n, log in logs)
-
-    return min(thresholds, key=lost)
-
-
 def apply(folder: Path | None = None) -> dict[int, float]:
     """Let ``auto`` follow this machine, measuring it first if it never was; returns crossovers."""
     file = (folder or cache_folder()) / f"crossovers-{_machine_key()}.json"
@@ -68,13 +47,8 @@ def apply(folder: Path | None = None) -> dict[int, float]:
         found = {int(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}
     except (OSError, ValueError, AttributeError):
         found = calibrate()
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(found), "utf-8")
-            temporary.replace(file)
-        except OSError:
-            pass  # a read-only home: measure again next time
+        with suppress(OSError):  # a read-only home: measure again next time
+            write_text(file, json.dumps(found))
     set_crossovers(found)
     return found
 

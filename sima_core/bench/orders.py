@@ -2,18 +2,20 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from sima_core.attention.modules import SimAttention
 from sima_core.attention.operation import Order, choose_order, crossover, mean_tokens
 from sima_core.bench.timing import Candidate, Ratio, Timings, interleave, measurement_dict
-from sima_core.lens.norms import layer_numbers, sima_layers, token_grids
+from sima_core.defaults import LAYER
+from sima_core.errors import InputError
+from sima_core.lens.layers import Layer
+from sima_core.lens.lens import Lens
 from sima_core.machine import Machine, require_memory
-from sima_core.models.cvt import SimAConvAttention
 
 ORDERS: tuple[Literal["qk_first"], Literal["kv_first"]] = ("qk_first", "kv_first")
 
@@ -101,10 +103,62 @@ class OrderComparison:
         }
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """One layer of a model, its block, and what both get of a picture."""
+
+    attention: Any
+    block: nn.Module
+    block_inputs: tuple[object, ...]
+    #: What the projections give: the fused one's output, or q, k and v.
+    projected: list[Tensor]
+
+    @classmethod
+    def of(cls, lens: Lens, layer: Layer, pixels: Tensor) -> "_Subject":
+        """Run the model once and keep what passes by."""
+        attention = layer.module(lens.model)
+        block = lens.model.get_submodule(layer.name.rpartition(".")[0])
+        seen: dict[str, Any] = {}
+        projected: list[Tensor] = []
+        with ExitStack() as stack, torch.inference_mode():
+            note = block.register_forward_pre_hook(lambda module, args: seen.update(args=args))
+            stack.callback(note.remove)
+            for projection in layer.kind.projections(attention):
+                keep = projection.register_forward_hook(lambda m, args, out: projected.append(out))
+                stack.callback(keep.remove)
+            lens.model(pixels)
+        return cls(attention, block, seen["args"], projected)
+
+    def product(self, order: Order) -> Tensor:
+        """The attention's product alone."""
+        return cast(Tensor, self.attention.product(*self.projected, order=order))
+
+    def difference(self) -> float:
+        """The largest difference between the results of both orders over the largest result."""
+        first, second = (self.product(order).double() for order in ORDERS)
+        return float((first - second).abs().max() / second.abs().max())
+
+
+def sima_layers(model: nn.Module | Lens) -> list[Any]:
+    """The attention layers of a model in which they are SimA, so that they have an `order`.
+
+    Raises:
+        InputError: another kind of attention; says which models have SimA.
+    """
+    lens = Lens.of(model)
+    if other := next((layer for layer in lens.layers if not layer.has_two_orders), None):
+        raise InputError(
+            f"only SimA attention has two orders of the product, and {type(lens.model).__name__} "
+            f"has {type(other.module(lens.model)).__name__}: choose a model whose name starts with "
+            "sima_, such as sima_small_12_p16, sima_deit_small_patch16_224 or sima_cvt_13"
+        )
+    return [layer.module(lens.model) for layer in lens.layers]
+
+
 def compare_orders(
-    model: nn.Module,
+    model: nn.Module | Lens,
     pixels: Tensor,
-    layer: int = 12,
+    layer: int = LAYER,
     seconds: float = 6.0,
     levels: Sequence[Level] = ("attention", "block", "model"),
 ) -> Iterator[OrderComparison]:
@@ -118,84 +172,52 @@ def compare_orders(
         seconds: the time budget, shared equally by the levels.
 
     Raises:
-        ValueError: a model without SimA, a layer that does not exist, or more memory needed than is
+        InputError: a model without SimA, a layer that does not exist, or more memory needed than is
             free.
     """
-    attentions = sima_layers(model)
-    [number] = layer_numbers(layer, len(attentions))
-    attention, first = attentions[number - 1], attentions[0]
-    rows, cols = token_grids(model, 1, *pixels.shape[-2:])[0]
+    lens = Lens.of(model)
+    attentions, chosen, first = sima_layers(lens), lens.layer(layer), lens.layer(1)
+    rows, cols = first.grids(*pixels.shape[-2:])[0]
     # About what a forward pass holds at its widest, in the convolutions before the first layer.
     require_memory(4 * 40 * rows * cols * first.num_heads * first.head_dim)
-    block, block_inputs, projected = _layer_inputs(model, attention, pixels)
-    num_heads, head_dim = attention.num_heads, attention.head_dim
-    num_tokens, num_keys = projected[0].shape[1], projected[-1].shape[1]
-
-    def product(order: Order) -> Tensor:
-        return attention.product(*projected, order=order)
-
-    outputs = [product(order).double() for order in ORDERS]
-    difference = (outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()
-
+    subject = _Subject.of(lens, chosen, pixels)
     runs: dict[Level, Callable[[Order], object]] = {
-        "attention": product,
-        "block": lambda order: _with_order([attention], order, lambda: block(*block_inputs)),
-        "model": lambda order: _with_order(attentions, order, lambda: model(pixels)),
+        "attention": subject.product,
+        "block": lambda order: _with_order(
+            [subject.attention], order, lambda: subject.block(*subject.block_inputs)
+        ),
+        "model": lambda order: _with_order(attentions, order, lambda: lens.model(pixels)),
     }
-    done: dict[Level, Timings] = {}
+    found = _unmeasured(subject, chosen)
     for level in levels:
         candidates: dict[str, Candidate] = {
             order: functools.partial(runs[level], order) for order in ORDERS
         }
         for timings in interleave(candidates, seconds / len(levels), min_rounds=3):
-            done = {**done, level: timings}
-            yield OrderComparison(
-                num_tokens,
-                num_keys,
-                head_dim,
-                num_heads,
-                number,
-                done,
-                difference.item(),
-                choose_order("auto", mean_tokens(num_tokens, num_keys), head_dim, projected[0]),
-                crossover(head_dim, projected[0]),
-                Machine.here(projected[0]),
-            )
+            found = replace(found, levels={**found.levels, level: timings})
+            yield found
 
 
-def _layer_inputs(
-    model: nn.Module, attention: SimAttention | SimAConvAttention, pixels: Tensor
-) -> tuple[nn.Module, tuple[object, ...], list[Tensor]]:
-    """The block around `attention`, what it is called with, and what its projections give.
-
-    That is the fused projection's output, or q, k and v.
-    """
-    block = next(m for m in model.modules() if any(c is attention for c in m.children()))
-    if isinstance(attention, SimAConvAttention):
-        projections = [attention.proj_q, attention.proj_k, attention.proj_v]
-    else:
-        projections = [attention.qkv]
-    seen: dict[str, Any] = {}
-    projected: list[Tensor] = []
-    handles = [
-        block.register_forward_pre_hook(lambda module, args: seen.update(args=args)),
-        *(
-            p.register_forward_hook(lambda module, args, out: projected.append(out))
-            for p in projections
-        ),
-    ]
-    try:
-        with torch.inference_mode():
-            model(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return block, seen["args"], projected
+def _unmeasured(subject: _Subject, layer: Layer) -> OrderComparison:
+    """What is known before any time is taken."""
+    queries, keys = subject.projected[0], subject.projected[-1]
+    num_tokens, num_keys = queries.shape[1], keys.shape[1]
+    return OrderComparison(
+        num_tokens,
+        num_keys,
+        layer.head_dim,
+        layer.num_heads,
+        layer.number,
+        {},
+        subject.difference(),
+        choose_order("auto", mean_tokens(num_tokens, num_keys), layer.head_dim, queries),
+        crossover(layer.head_dim, queries),
+        Machine.here(queries),
+    )
 
 
-def _with_order(
-    layers: Sequence[SimAttention | SimAConvAttention], order: Order, run: Candidate
-) -> object:
+def _with_order(layers: Sequence[Any], order: Order, run: Candidate) -> object:
+    """What `run` gives while the layers take their products in this order."""
     before = [layer.order for layer in layers]
     try:
         for layer in layers:

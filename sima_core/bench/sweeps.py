@@ -17,6 +17,8 @@ from sima_core.bench.references import (
     softmax_attention,
 )
 from sima_core.bench.timing import Candidate, Timings, measure, measurement_dict, quartiles
+from sima_core.errors import InputError
+from sima_core.files import replacing, writing
 from sima_core.machine import require_memory
 
 #: Number types to sweep in, by name.
@@ -27,11 +29,11 @@ def require_device(device: str) -> None:
     """Refuse a device that this machine lacks.
 
     Raises:
-        ValueError: it is not there; the message names what is.
+        InputError: it is not there; the message names what is.
     """
     there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if device not in there:
-        raise ValueError(f"this machine has no device {device!r}: choose {' or '.join(there)}")
+        raise InputError(f"this machine has no device {device!r}: choose {' or '.join(there)}")
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,10 @@ def sweep(
         seconds: time budget of one point.
 
     Raises:
-        ValueError: unknown sweep, or sizes, a device or a type that this machine lacks.
+        InputError: unknown sweep, or sizes, a device or a type that this machine lacks.
     """
     if over not in SWEEP_SIZES:
-        raise ValueError(f"sweep must be one of {', '.join(SWEEP_SIZES)}; got {over!r}")
+        raise InputError(f"sweep must be one of {', '.join(SWEEP_SIZES)}; got {over!r}")
     for size in sizes or SWEEP_SIZES[over]:
         tokens, channels = (size, head_dim) if over == "tokens" else (num_tokens, size)
         require_memory(4 * 3 * num_heads * tokens**2)
@@ -116,7 +118,7 @@ def plot_sweep(results: Mapping[str, Sequence[SweepPoint]], over: str, file: Pat
     """Draw a sweep as a PNG: one panel a device, median and quartiles, both axes logarithmic.
 
     Raises:
-        ValueError: the file cannot be written.
+        DiskError: the file cannot be written.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
@@ -144,7 +146,5 @@ def plot_sweep(results: Mapping[str, Sequence[SweepPoint]], over: str, file: Pat
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    try:
-        figure.savefig(file, dpi=150)
-    except OSError as error:
-        raise ValueError(f"the plot cannot be written: {error.strerror or error}") from None
+    with writing("the plot"), replacing(file) as png:
+        figure.savefig(png, format="png", dpi=150)

@@ -11,7 +11,7 @@ from torch.utils.benchmark import Measurement
 from torch.utils.benchmark import timer as device_timer
 
 from sima_core.bench.timing import Candidate, measure, measurement_dict
-from sima_core.lens.norms import CLASS_KINDS, KINDS
+from sima_core.lens.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _attention_clock(model: nn.Module) -> Iterator[Callable[[], float]]:
 
     with ExitStack() as stack:
         for module in model.modules():
-            if isinstance(module, (*KINDS, *CLASS_KINDS)):
+            if kind_of(module):
                 stack.callback(module.register_forward_pre_hook(begin).remove)
                 stack.callback(module.register_forward_hook(finish).remove)
         yield lambda: total

@@ -41,9 +41,9 @@ from sima_core.comparison import Choice, MapKind, compare
 from sima_core.comparison import plot as draw_comparison
 from sima_core.experiments.targets import measure_targets
 from sima_core.experiments.twins import TWINS, compare_twins, twins_table
-from sima_core.lens.analysis import analyze
 from sima_core.lens.export import output_names, write
-from sima_core.lens.norms import attention_layers, has_two_orders, layer_numbers, patch_size
+from sima_core.lens.layers import attention_layers, layer_numbers, patch_size
+from sima_core.lens.lens import Lens, analyze
 from sima_core.lens.pictures import input_size, load_image, preprocess
 from sima_core.machine import Machine, keep_freed_memory, use_available_cpus, versions
 from sima_core.models.architectures import ARCHITECTURES, architectures
@@ -348,7 +348,7 @@ def _orders(options: argparse.Namespace) -> int:
     model = load_model(options.checkpoint, options.architecture).to(device, dtype)
     image = load_image(options.image)
     pixels = preprocess(image, options.resolution, patch_size(model)).to(device, dtype)
-    if not has_two_orders(model):
+    if not Lens(model).has_two_orders:
         [timed] = time_models([model], [pixels], options.seconds)
         if options.json:
             print(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sima_core.bench.whole_models import time_models
 from sima_core.coco.split import CocoSplit
-from sima_core.lens.analysis import SIDES
+from sima_core.lens.layers import SIDES
 from sima_core.scoring.evaluation import evaluate
 from sima_core.scoring.summary import Summary
 from sima_core.training.data import TrainingData

@@ -4,36 +4,33 @@ Where the class token looks in the last layer, and attention rollout over all la
 are computed from the queries and keys that the model makes, so fused attention stays as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from timm.layers import Attention
-from timm.models import VisionTransformer
-from timm.models.xcit import XCA
 from torch import Tensor, nn
 
-from sima_core.attention.modules import SimAClassAttention
-from sima_core.attention.operation import CLASS_NORM_FLOOR, NORM_FLOOR, l1_normalize
-from sima_core.lens.norms import (
-    CLASS_KINDS,
-    KINDS,
-    SIMA_KINDS,
-    attention_layers,
-    hook_queries_keys,
+from sima_core.errors import InputError
+from sima_core.lens.layers import (
+    Layer,
+    find_layers,
     on_grid,
+    patch_size,
+    require_head,
     require_whole_patches,
-    token_grids,
 )
-from sima_core.models.cvt import Cvt
 
 #: The class token's attention in the last layer, or rolled out over all layers.
-Kind = Literal["cls", "rollout"]
+ClassMap = Literal["cls", "rollout"]
 
 
 def attention_maps(
-    model: nn.Module, pixels: Tensor, kind: Kind = "cls", head: int | None = None
+    model: nn.Module,
+    pixels: Tensor,
+    kind: ClassMap = "cls",
+    head: int | None = None,
+    known: Sequence[Layer] | None = None,
 ) -> Tensor:
     """How the class token attends to the patches: float32 (batch, rows, cols), unscaled.
 
@@ -50,73 +47,76 @@ def attention_maps(
         model: put it in eval mode first.
         pixels: (batch, 3, rows·patch, cols·patch), normalised.
         head: counted from 1; None takes the mean over heads.
+        known: the model's layers of patch tokens, where they have been found already.
 
     Raises:
-        ValueError: an unknown kind, a head that does not exist, sides that are not multiples of the
+        InputError: an unknown kind, a head that does not exist, sides that are not multiples of the
             patch, or a model without what the kind needs; says what was looked for.
 
     Source: Abnar & Zuidema, "Quantifying Attention Flow in Transformers", arXiv 2005.00928.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}; got {kind!r}")
-    layers = _softmax_layers(model) if kind == "rollout" else [_last_layer(model)]
-    num_heads = layers[-1].num_heads
-    if head is not None and not 1 <= head <= num_heads:
-        raise ValueError(f"there is no head {head}: heads run from 1 to {num_heads}")
+    if kind not in get_args(ClassMap):
+        raise InputError(f"kind must be one of {', '.join(get_args(ClassMap))}; got {kind!r}")
+    known = find_layers(model, required=False) if known is None else known
+    over_class = find_layers(model, over_patches=False, required=False)
+    if kind == "rollout":
+        layers = _rolled_out(model, known, over_class)
+    else:
+        layers = [_last_layer(model, known, over_class)]
+    require_head(head, layers[-1].num_heads)
     size = pixels.shape[-2:]
-    require_whole_patches(model, *size)
-    with _queries_keys(layers) as captured, torch.no_grad():
+    require_whole_patches(patch_size(model), *size)
+    with _queries_keys(model, layers) as captured, torch.no_grad():
         model(pixels)
         if kind == "rollout":
-            row = _roll_out(layers, captured, head)
+            row = _roll_out(model, layers, captured, head)
         else:
-            row = _class_row(layers[-1], *captured[-1], head)
-    depth = len(attention_layers(model))
-    return on_grid(row, token_grids(model, depth, *size)[1])
+            row = _class_row(model, layers[-1], *captured[-1], head)
+    return on_grid(row, layers[-1].grids(*size)[1])
 
 
 @contextmanager
-def _queries_keys(layers: list[Any]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def _queries_keys(
+    model: nn.Module, layers: Sequence[Layer]
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Q (B, N, C) and K (B, M, C) of each layer, once the model has run inside."""
     captured: list[tuple[Tensor, Tensor]] = []
     with ExitStack() as stack:
         for layer in layers:
-            for handle in hook_queries_keys(layer, lambda q, k: captured.append((q, k))):
+            record = layer.kind.watch(layer.module(model), lambda q, k: captured.append((q, k)))
+            for handle in record:
                 stack.callback(handle.remove)
         yield captured
 
 
-def _last_layer(model: nn.Module) -> Any:
+def _last_layer(model: nn.Module, known: Sequence[Layer], over_class: Sequence[Layer]) -> Layer:
     """The last attention layer, if the class token takes part in it."""
-    layers = [module for module in model.modules() if isinstance(module, (*KINDS, *CLASS_KINDS))]
-    last = layers[-1] if layers else None
-    if isinstance(last, CLASS_KINDS) or (
-        isinstance(last, KINDS)
-        and not isinstance(last, XCA)
-        and (isinstance(model, Cvt) or (isinstance(model, VisionTransformer) and _has_class(model)))
-    ):
+    last = next(reversed(over_class or known), None)
+    if last and last.class_row is not None and last.kind.has_token_weights:
         return last
-    raise ValueError(
+    raise InputError(
         f"{type(model).__name__} has no class token in a last attention layer: looked for a timm "
         "VisionTransformer with a class token, CvT, or class attention as XCiT has"
     )
 
 
-def _softmax_layers(model: nn.Module) -> list[Any]:
+def _rolled_out(
+    model: nn.Module, known: Sequence[Layer], over_class: Sequence[Layer]
+) -> Sequence[Layer]:
     """All layers, if rollout can follow the class token through them."""
-    if isinstance(model, VisionTransformer) and _has_class(model):
-        layers = attention_layers(model)
-        in_turn = [getattr(block, "attn", None) for block in model.blocks]
-        if layers == in_turn and all(type(layer) is Attention for layer in layers):
-            return layers
-    raise ValueError(
+    in_turn = all(layer.name == f"blocks.{i}.attn" for i, layer in enumerate(known))
+    followed = (
+        layer.kind.rolls_out
+        and type(layer.module(model)) is layer.kind.module
+        and layer.class_row is not None
+        for layer in known
+    )
+    if known and in_turn and all(followed) and not over_class:
+        return known
+    raise InputError(
         "rollout needs softmax attention over the same tokens in every layer, with a class token "
         "from the first, as in deit_small_patch16_224: choose such a model, or another map"
     )
-
-
-def _has_class(model: Any) -> bool:
-    return model.cls_token is not None
 
 
 def _by_head(tokens: Tensor, num_heads: int, head: int | None) -> Tensor:
@@ -125,20 +125,23 @@ def _by_head(tokens: Tensor, num_heads: int, head: int | None) -> Tensor:
     return heads if head is None else heads[:, head - 1 : head]
 
 
-def _class_row(layer: Any, q: Tensor, k: Tensor, head: int | None) -> Tensor:
+def _class_row(
+    model: nn.Module, layer: Layer, query: Tensor, key: Tensor, head: int | None
+) -> Tensor:
     """The class token's attention weights: (B, N, C) and (B, M, C) to (B, M)."""
-    sima = isinstance(layer, (*SIMA_KINDS, SimAClassAttention))
-    if sima and getattr(layer, "normalizes", True):
-        floor = CLASS_NORM_FLOOR if isinstance(layer, SimAClassAttention) else NORM_FLOOR
-        q, k = l1_normalize(q.float(), floor), l1_normalize(k.float(), floor)
-    q, k = (_by_head(tokens, layer.num_heads, head) for tokens in (q[:, :1], k))
-    weights = q @ k.transpose(-2, -1)
-    if not sima:
-        weights = (weights * layer.scale).softmax(dim=-1)
-    return weights[:, :, 0].mean(dim=1)
+    assert layer.class_row is not None  # `_last_layer` gives no other
+    query = layer.kind.normalized(query)[:, layer.class_row : layer.class_row + 1]
+    key = layer.kind.normalized(key)
+    query, key = (_by_head(tokens, layer.num_heads, head) for tokens in (query, key))
+    return layer.kind.weights(layer.module(model), query, key)[:, :, 0].mean(dim=1)
 
 
-def _roll_out(layers: list[Any], captured: list[tuple[Tensor, Tensor]], head: int | None) -> Tensor:
+def _roll_out(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    captured: list[tuple[Tensor, Tensor]],
+    head: int | None,
+) -> Tensor:
     """The class token's row of the product over layers: to (B, N).
 
     From the last layer back, so that only a row is multiplied, head by head.
@@ -150,7 +153,7 @@ def _roll_out(layers: list[Any], captured: list[tuple[Tensor, Tensor]], head: in
         q, k = (_by_head(tokens, layer.num_heads, head) for tokens in (q, k))
         mixed = torch.zeros_like(row)
         for one_q, one_k in zip(q.unbind(1), k.unbind(1), strict=True):
-            weights = (one_q @ one_k.transpose(-2, -1) * layer.scale).softmax(dim=-1)
+            weights = layer.kind.weights(layer.module(model), one_q, one_k)
             mixed += (row.unsqueeze(1) @ weights).squeeze(1) / q.shape[1]
         row = (row + mixed) / 2
     return row

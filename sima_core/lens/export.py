@@ -7,25 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from sima_core.lens.analysis import SIDES, Analysis
+from sima_core.defaults import LAYER, OPACITY
+from sima_core.files import replacing, write_text
+from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, overlay
+from sima_core.lens.layers import SIDES
 from sima_core.machine import versions
 
 
 def describe(
-    analysis: Analysis, image_name: str, layer: int = 12, head: int | None = None
+    analysis: Analysis, image_name: str, layer: int = LAYER, head: int | None = None
 ) -> dict[str, Any]:
     """What the JSON file says: names, sizes, hashes, ranges and predictions; no path.
 
     Raises:
-        ValueError: a map that is not finite, or a layer or head that does not exist.
+        InputError: a map that is not finite, or a layer or head that does not exist.
     """
     maps = {side: analysis.heatmap(side, layer, head) for side in SIDES}
     return {
         "image": image_name,
-        "architecture": analysis.provenance.architecture,
-        "trained": analysis.provenance.trained,
-        "checkpoint_sha256": analysis.provenance.sha256,
+        "architecture": analysis.name,
+        "trained": analysis.trained,
+        "checkpoint_sha256": analysis.provenance.sha256 if analysis.provenance else None,
         "layer": layer,
         "head": "all" if head is None else head,
         "resolution": analysis.resolution,
@@ -33,7 +36,7 @@ def describe(
         "key_grid": list(analysis.grid_of("key", layer)),
         **{f"{side}_range": [h.minimum, h.maximum] for side, h in maps.items()},
         **{f"{side}_flat": h.flat for side, h in maps.items()},
-        "label_set": analysis.provenance.label_set,
+        "label_set": analysis.label_set,
         "unsure": analysis.unsure,
         "predictions": [dataclasses.asdict(p) for p in analysis.predictions],
         "versions": versions(),
@@ -50,23 +53,25 @@ def write(
     folder: Path,
     stem: str,
     image_name: str,
-    layer: int = 12,
+    layer: int = LAYER,
     head: int | None = None,
     colormap: str = COLORMAPS[0],
-    opacity: float = 0.6,
+    opacity: float = OPACITY,
 ) -> list[Path]:
     """Write the four files of `output_names`; the overlays have the picture's own size.
 
     Raises:
         OSError: the files cannot be written.
-        ValueError: a map that is not finite, or a layer, head, colour map or opacity that is not.
+        InputError: a map that is not finite, or a layer, head, colour map or opacity that is not.
     """
     description = describe(analysis, image_name, layer, head)  # before writing: it may raise
     paths = [folder / name for name in output_names(stem)]
     query, key = (analysis.token_norms(side, layer, head) for side in SIDES)
-    np.savez(paths[0], query_norm=query, key_norm=key)
+    with replacing(paths[0]) as file:
+        np.savez(file, query_norm=query, key_norm=key)
     for path, side in zip(paths[1:3], SIDES, strict=True):
         picture = overlay(analysis.image, analysis.heatmap(side, layer, head), colormap, opacity)
-        picture.save(path)
-    paths[3].write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        with replacing(path) as file:
+            picture.save(file, "PNG")
+    write_text(paths[3], json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return paths

@@ -1,12 +1,15 @@
 """Scale token norms to heatmaps and lay them over pictures."""
 
+import functools
 from dataclasses import dataclass
 
 import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+
+from sima_core.defaults import OPACITY
+from sima_core.errors import InputError
 
 #: Colour maps on offer: perceptually uniform ones, the default first, then two of common taste.
 COLORMAPS = ("inferno", "viridis", "magma", "plasma", "cividis", "turbo", "gray")
@@ -41,15 +44,15 @@ def heatmap(norms: ArrayLike) -> Heatmap:
     """Min-max scale one map of token norms, (rows, cols), to [0, 1].
 
     Raises:
-        ValueError: not two-dimensional, or a value that is NaN or infinite.
+        InputError: not two-dimensional, or a value that is NaN or infinite.
 
     Source: arXiv 2206.08898, figure 2.
     """
     values = np.asarray(norms, dtype=np.float32)
     if values.ndim != 2 or not values.size:
-        raise ValueError(f"a heatmap needs a map of rows × columns; got shape {values.shape}")
+        raise InputError(f"a heatmap needs a map of rows × columns; got shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError(NOT_FINITE)
+        raise InputError(NOT_FINITE)
     low, high = float(values.min()), float(values.max())
     flat = high - low <= FLAT_RANGE * abs(high)
     scaled = np.ones_like(values) if flat else (values - low) / np.float32(high - low)
@@ -60,16 +63,23 @@ def colorize(values: NDArray[np.float32], colormap: str = COLORMAPS[0]) -> NDArr
     """Values in [0, 1], (height, width), as RGB (height, width, 3).
 
     Raises:
-        ValueError: unknown colour map.
+        InputError: unknown colour map.
     """
     if colormap not in COLORMAPS:
-        raise ValueError(f"colormap must be one of {', '.join(COLORMAPS)}; got {colormap!r}")
-    table = matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3]
-    return np.asarray(table[np.rint(values * 255).astype(np.uint8)])
+        raise InputError(f"colormap must be one of {', '.join(COLORMAPS)}; got {colormap!r}")
+    return np.asarray(_table(colormap)[np.rint(values * 255).astype(np.uint8)])
+
+
+@functools.cache
+def _table(colormap: str) -> NDArray[np.uint8]:
+    """The 256 colours of a map, RGB (256, 3)."""
+    import matplotlib  # slow to import, and not needed for the norms themselves
+
+    return np.asarray(matplotlib.colormaps[colormap](np.arange(256), bytes=True)[:, :3])
 
 
 def overlay(
-    image: Image.Image, heatmap: Heatmap, colormap: str = COLORMAPS[0], opacity: float = 0.6
+    image: Image.Image, heatmap: Heatmap, colormap: str = COLORMAPS[0], opacity: float = OPACITY
 ) -> Image.Image:
     """The picture with the heatmap over it, at the picture's own size.
 
@@ -77,10 +87,10 @@ def overlay(
         opacity: 0 gives the picture as it is, 1 the heatmap alone.
 
     Raises:
-        ValueError: unknown colour map, or an opacity outside [0, 1].
+        InputError: unknown colour map, or an opacity outside [0, 1].
     """
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity must be from 0 to 1; got {opacity}")
+        raise InputError(f"opacity must be from 0 to 1; got {opacity}")
     colors = colorize(heatmap.resize(image.size), colormap)
     photo = np.asarray(image.convert("RGB"))
     return Image.fromarray(cv2.addWeighted(photo, 1 - opacity, colors, opacity, 0))

@@ -5,15 +5,19 @@ import math
 import os
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import Tensor
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
+from torch import Tensor, nn
+
+from sima_core.defaults import RESOLUTION
+from sima_core.errors import InputError, SimaLensError
 
 #: Pixels of the largest picture that is decoded; more is a mistake or a decompression bomb.
 MAX_IMAGE_PIXELS = 64_000_000
@@ -32,7 +36,7 @@ _DECODING_ERRORS = (
 )  # fmt: skip
 
 
-class ImageError(ValueError):
+class ImageError(SimaLensError, ValueError):
     """A picture cannot be read or used; the message says why in one sentence."""
 
 
@@ -125,10 +129,10 @@ def input_size(width: int, height: int, resolution: int, patch_size: int) -> tup
 
     Raises:
         ImageError: the input would have more than `MAX_INPUT_PIXELS`.
-        ValueError: `resolution` is smaller than one patch.
+        InputError: `resolution` is smaller than one patch.
     """
     if resolution < patch_size:
-        raise ValueError(
+        raise InputError(
             f"resolution must be at least one patch ({patch_size} px); got {resolution}"
         )
     scale = resolution / min(width, height)
@@ -142,16 +146,46 @@ def input_size(width: int, height: int, resolution: int, patch_size: int) -> tup
     return columns, rows
 
 
-def preprocess(image: Image.Image, resolution: int = 224, patch_size: int = 16) -> Tensor:
-    """The whole picture as a network input: float32 (1, 3, height, width), ImageNet-normalised.
+@dataclass(frozen=True)
+class InputConfig:
+    """How a model was trained to see pictures."""
 
-    Resized bicubically to `input_size`; the sides' ratio changes by less than half a patch.
+    #: Of the three channels, on values from 0 to 1.
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    #: A name of Pillow's, such as "bicubic".
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """As the model's own `pretrained_cfg` says; as on ImageNet where it says nothing."""
+        config = resolve_data_config(model=model)
+        return cls(tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"]))
+
+    @property
+    def resampling(self) -> Image.Resampling:
+        """Pillow's filter; bicubic where timm would draw one at random."""
+        return getattr(Image.Resampling, self.interpolation.upper(), Image.Resampling.BICUBIC)
+
+
+#: Pictures as most models see them.
+IMAGENET = InputConfig()
+
+
+def preprocess(
+    image: Image.Image,
+    resolution: int = RESOLUTION,
+    patch_size: int = 16,
+    config: InputConfig = IMAGENET,
+) -> Tensor:
+    """The whole picture as a network input: float32 (1, 3, height, width), normalised.
+
+    Resized to `input_size`; the sides' ratio changes by less than half a patch.
 
     Raises:
-        ImageError, ValueError: as `input_size` does.
+        ImageError, InputError: as `input_size` does.
     """
     size = input_size(*image.size, resolution, patch_size)
-    pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BICUBIC)))
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1)
+    pixels = torch.from_numpy(np.array(image.resize(size, config.resampling)))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     return ((pixels.permute(2, 0, 1) / 255.0 - mean) / std).unsqueeze(0)

@@ -15,6 +15,7 @@ from torch import nn
 
 from sima_core.attention.modules import SimAttention
 from sima_core.attention.operation import Order, choose_order
+from sima_core.errors import InputError
 
 _EXPECTED = (
     "expected a timm VisionTransformer (ViT, DeiT, DeiT-III, DINOv2) whose blocks have a plain "
@@ -63,20 +64,20 @@ def convert_to_sima(model: nn.Module, order: Order = "auto") -> Conversion:
         order: how SimA takes the product; see `attention.choose_order`.
 
     Raises:
-        ValueError: another kind of model or attention (rotary position, q_norm, k_norm, a norm or
+        InputError: another kind of model or attention (rotary position, q_norm, k_norm, a norm or
             gate after attention, attention dropout), or one converted already; says what was
             expected. Or an unknown `order`.
     """
     choose_order(order, 1, 1)  # reject an unknown name here rather than at the first forward
     if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{type(model).__name__} cannot be converted: {_EXPECTED}")
+        raise InputError(f"{type(model).__name__} cannot be converted: {_EXPECTED}")
     before: dict[str, Any]
     before = {f"blocks.{i}.attn": getattr(b, "attn", None) for i, b in enumerate(model.blocks)}
     if not before:
-        raise ValueError(f"the model has no blocks: {_EXPECTED}")
+        raise InputError(f"the model has no blocks: {_EXPECTED}")
     for name, attention in before.items():
         if problem := _problem(attention):
-            raise ValueError(f"{name} {problem}: {_EXPECTED}")
+            raise InputError(f"{name} {problem}: {_EXPECTED}")
     after = {name: SimAttention.from_attention(attention) for name, attention in before.items()}
     for name, attention in after.items():
         attention.order = order

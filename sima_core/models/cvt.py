@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sima_core.attention.operation import Order, choose_order, sima_cross_attention
+from sima_core.errors import InputError
 
 #: Kernel, stride and padding of each stage's patch embedding.
 _EMBEDDINGS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))
@@ -44,7 +45,7 @@ class ConvAttention(nn.Module):
     ) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"{num_heads} heads do not divide a width of {dim}")
+            raise InputError(f"{num_heads} heads do not divide a width of {dim}")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
         self.scale = dim**-0.5  # of the whole width, not of a head: as published
@@ -94,14 +95,14 @@ class SimAConvAttention(ConvAttention):
     any time; see `attention.sima_cross_attention`.
 
     Raises:
-        ValueError: a width that the heads do not divide, attention dropout, or an unknown order.
+        InputError: a width that the heads do not divide, attention dropout, or an unknown order.
     """
 
     normalizes = True
 
     def __init__(self, dim: int, num_heads: int, order: Order = "auto", **options: Any) -> None:
         if options.get("attn_drop"):
-            raise ValueError("SimA attention has no attention dropout: leave it off")
+            raise InputError("SimA attention has no attention dropout: leave it off")
         choose_order(order, 1, 1)  # reject an unknown name here rather than at the first forward
         super().__init__(dim, num_heads, **options)
         self.order: Order = order
@@ -183,6 +184,7 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
+        self.has_class_token = class_token
         self.patch_embed = embedding
         bias = embedding.norm.bias
         self.cls_token = nn.Parameter(bias.new_zeros(1, 1, len(bias))) if class_token else None
@@ -299,10 +301,10 @@ class Cvt(nn.Module):
         """Put a fresh last layer in; only the class token can be pooled.
 
         Raises:
-            ValueError: another `global_pool` than "token".
+            InputError: another `global_pool` than "token".
         """
         if global_pool not in (None, "token"):
-            raise ValueError(f'CvT has a class token: global_pool is "token"; got {global_pool!r}')
+            raise InputError(f'CvT has a class token: global_pool is "token"; got {global_pool!r}')
         self.num_classes = num_classes
         self.head = self._new_head(num_classes, self.norm.weight.device, self.norm.weight.dtype)
         _init_weights(self.head)
@@ -327,11 +329,11 @@ def _per_stage(value: int | Sequence[int]) -> tuple[int, ...]:
     """One number a stage.
 
     Raises:
-        ValueError: another count of numbers than there are stages.
+        InputError: another count of numbers than there are stages.
     """
     numbers = (value,) * len(_EMBEDDINGS) if isinstance(value, int) else tuple(value)
     if len(numbers) != len(_EMBEDDINGS):
-        raise ValueError(f"CvT has {len(_EMBEDDINGS)} stages: give a number for each; got {value}")
+        raise InputError(f"CvT has {len(_EMBEDDINGS)} stages: give a number for each; got {value}")
     return numbers
 
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from sima_core.coco.root import CocoError
 from sima_core.coco.split import CocoSplit
-from sima_core.lens.analysis import SIDES, Analysis, analyze
+from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import Heatmap
-from sima_core.lens.norms import patch_size
+from sima_core.lens.layers import SIDES, patch_size
+from sima_core.lens.lens import analyze
 from sima_core.lens.pictures import ImageError, preprocess
 from sima_core.scoring.faithfulness import Curve, curves, random_ranking
 from sima_core.scoring.journal import Journal, journal_file

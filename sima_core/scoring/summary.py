@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sima_core.lens.analysis import SIDES
+from sima_core.lens.layers import SIDES
 from sima_core.scoring.metrics import (
     METRICS,
     Estimate,

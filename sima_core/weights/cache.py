@@ -6,15 +6,17 @@ from collections import OrderedDict
 
 from torch import nn
 
+from sima_core.errors import InputError, SimaLensError
 
-class ModelGoneError(LookupError):
+
+class ModelGoneError(SimaLensError, LookupError):
     """The model was dropped to make room for others; load it again."""
 
 
 class ModelCache:
     """Models by key, at most `max_models` of `max_bytes` in all; the least recently used go first.
 
-    Safe to use from several threads. Raises `ValueError` where one model alone is too large.
+    Safe to use from several threads. Raises `InputError` where one model alone is too large.
     """
 
     def __init__(self, max_models: int = 4, max_bytes: int = 2 * 2**30) -> None:
@@ -26,7 +28,7 @@ class ModelCache:
     def add(self, model: nn.Module) -> str:
         """Keep `model`; returns the key that gets it back."""
         if num_bytes(model) > self.max_bytes:
-            raise ValueError(
+            raise InputError(
                 f"this model takes {num_bytes(model) >> 20} MiB of memory; "
                 f"at most {self.max_bytes >> 20} MiB are allowed"
             )

@@ -8,6 +8,8 @@ from pathlib import Path
 from timm.data import ImageNetInfo
 from torch import nn
 
+from sima_core.errors import InputError
+
 #: The largest config.json or labels.json that is read, in bytes.
 MAX_JSON_BYTES = 4 * 2**20
 
@@ -41,15 +43,22 @@ class Labels:
     ids: tuple[str, ...] = ()
 
 
+def weights_in_words(origin: Provenance | None) -> str:
+    """The weights' source, or that they are untrained, or that nobody knows."""
+    if origin is None:
+        return "weights of unknown origin"
+    return origin.source if origin.trained else "untrained weights"
+
+
 def provenance(model: nn.Module) -> Provenance:
     """The provenance of a model that `load_model` gave.
 
     Raises:
-        ValueError: the model was not made by `load_model`.
+        InputError: the model was not made by `load_model`.
     """
     found = getattr(model, "provenance", None)
     if not isinstance(found, Provenance):
-        raise ValueError("this model was not made by sima_core.load_model")
+        raise InputError("this model was not made by sima_core.load_model")
     return found
 
 

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sima_core
 from app.viewer import summary_html, viewer_html
-from sima_core.bench.orders import compare_orders
+from sima_core.bench.orders import compare_orders, sima_layers
 from sima_core.lens.export import write
-from sima_core.lens.norms import attention_layers, sima_layers
+from sima_core.lens.layers import attention_layers
 from sima_core.models.architectures import ARCHITECTURES, create_model, describe, parameter_shapes
 from sima_core.weights.provenance import provenance
 

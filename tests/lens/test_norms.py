@@ -8,7 +8,8 @@ import torch
 
 from sima_core import analyze, load_model, token_norms
 from sima_core.attention.modules import SimAttention
-from sima_core.lens.norms import NormRecorder, attention_layers, layer_numbers
+from sima_core.lens.layers import attention_layers, layer_numbers
+from sima_core.lens.norms import NormRecorder
 
 
 def num_hooks(model: torch.nn.Module) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sima_core
-from sima_core.lens.norms import attention_layers
+from sima_core.lens.layers import attention_layers
 from tests.golden import weights
 from tests.support import GOLDEN, relative_error
 

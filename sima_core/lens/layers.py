@@ -1,0 +1,242 @@
+"""What a model's attention layers are, read once from the model itself.
+
+Models say what they are: timm's `feature_info` tells how many pixels a token stands for, and
+`has_class_token` whether a class token goes with the patches. No family of models is known here.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from sima_core.errors import InputError
+from sima_core.lens.kinds import ATTENTION_KINDS, AttentionKind, kind_of
+
+#: A layer counted from 1 (negative: from the end), several of them, or all.
+Layers = int | Sequence[int] | Literal["all"]
+#: Rows and columns of tokens.
+Grid = tuple[int, int]
+#: Whose norms: those of the queries, or of the keys.
+Side = Literal["query", "key"]
+SIDES: tuple[Side, ...] = ("query", "key")
+
+_HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention layer: facts, which hold as long as the model has the layer."""
+
+    #: Counted from 1 over the layers of patch tokens; class attention has numbers of its own.
+    number: int
+    #: The module's name in the model, such as ``blocks.11.attn``.
+    name: str
+    kind: AttentionKind
+    num_heads: int
+    #: Channels of a head.
+    head_dim: int
+    #: The row of the class token among the queries; None where it takes no part.
+    class_row: int | None
+    #: Pixels of the picture from one query, and from one key, to the next.
+    query_stride: int
+    key_stride: int
+
+    @property
+    def attention(self) -> str:
+        """ "SimA", "softmax", "XCA" or "plain QKᵀV"."""
+        return self.kind.name
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether Q and K become Q̂ and K̂."""
+        return self.kind.normalizes
+
+    @property
+    def has_two_orders(self) -> bool:
+        """Whether the product may be taken in either order."""
+        return self.kind.has_two_orders
+
+    def symbol(self, side: Side) -> str:
+        """``Q̂`` or ``K̂``; without the hat where nothing is normalised."""
+        return side[0].upper() + (_HAT if self.normalizes else "")
+
+    def grids(self, height: int, width: int) -> tuple[Grid, Grid]:
+        """(rows, cols) of the queries and of the keys, for a picture of so many pixels."""
+        return (
+            (-(-height // self.query_stride), -(-width // self.query_stride)),
+            (-(-height // self.key_stride), -(-width // self.key_stride)),
+        )
+
+    def is_in(self, model: nn.Module) -> bool:
+        """Whether `model` still has this layer; a conversion may have taken its place."""
+        try:
+            return kind_of(model.get_submodule(self.name)) is self.kind
+        except AttributeError:
+            return False
+
+    def module(self, model: nn.Module) -> Any:
+        """The layer itself."""
+        return model.get_submodule(self.name)
+
+
+def find_layers(
+    model: nn.Module, over_patches: bool = True, required: bool = True
+) -> tuple[Layer, ...]:
+    """The model's attention layers over patch tokens, first layer first; through CvT's stages.
+
+    Args:
+        over_patches: False gives its layers of class attention instead.
+        required: False gives none where there are none.
+
+    Raises:
+        InputError: there is no attention, or there are no patches, that are known.
+    """
+    found = [
+        (name, module, kind)
+        for name, module in model.named_modules()
+        if (kind := kind_of(module)) is not None and kind.over_patches == over_patches
+    ]
+    if not found and not required:
+        return ()
+    if not found:
+        known = (kind.module for kind in ATTENTION_KINDS if kind.over_patches == over_patches)
+        listed = ", ".join(f"{module.__module__}.{module.__name__}" for module in known)
+        raise InputError(
+            f"{type(model).__name__} has no attention layers that are known: looked for {listed}"
+        )
+    strides = _strides(model)
+    layers = []
+    for number, (name, module, kind) in enumerate(found, 1):
+        stride = _of_nearest(name, strides)
+        layers.append(
+            Layer(
+                number,
+                name,
+                kind,
+                int(module.num_heads),
+                int(module.head_dim) if hasattr(module, "head_dim") else _head_dim(module),
+                _class_row(model, name, kind),
+                stride,
+                stride * kind.key_stride,
+            )
+        )
+    return tuple(layers)
+
+
+def attention_layers(model: nn.Module) -> list[Any]:
+    """The modules of `find_layers`.
+
+    Raises:
+        InputError: as `find_layers`.
+    """
+    return [layer.module(model) for layer in find_layers(model)]
+
+
+def patch_size(model: nn.Module) -> int:
+    """The side of the model's patches in pixels; a picture's sides are multiples of it.
+
+    Where tokens grow through the stages, as in CvT, that of the last stage's.
+
+    Raises:
+        InputError: the model has no patches.
+    """
+    return max(_strides(model).values())
+
+
+def require_whole_patches(size: int, height: int, width: int) -> None:
+    """Refuse a picture's sides, in pixels, that the patch does not divide.
+
+    Raises:
+        InputError: it does not.
+    """
+    if height % size or width % size:
+        raise InputError(
+            f"the input's sides must be multiples of the patch ({size}); got {height} × {width}"
+        )
+
+
+def layer_numbers(layers: Layers, depth: int) -> list[int]:
+    """Resolve `layers` to numbers from 1 to `depth`.
+
+    Raises:
+        InputError: a layer that does not exist; the message names the range.
+    """
+    if isinstance(layers, str):
+        if layers != "all":
+            raise InputError(f'layer must be a number, several numbers or "all"; got {layers!r}')
+        return list(range(1, depth + 1))
+    if isinstance(layers, Sequence) and not layers:
+        raise InputError("no layer was asked for: name at least one")
+    numbers = []
+    for layer in layers if isinstance(layers, Sequence) else [layers]:
+        number = operator.index(layer)  # type: ignore[arg-type]  # strings raise TypeError
+        if not 1 <= abs(number) <= depth:
+            raise InputError(
+                f"there is no layer {layer}: layers run from 1 to {depth} (or -{depth} to -1)"
+            )
+        numbers.append(number if number > 0 else depth + 1 + number)
+    return numbers
+
+
+def require_head(head: int | None, num_heads: int) -> None:
+    """Refuse a head, counted from 1, that does not exist; None means all of them.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    if head is not None and not 1 <= head <= num_heads:
+        raise InputError(f"there is no head {head}: heads run from 1 to {num_heads}")
+
+
+def on_grid(tokens: Tensor, grid: Grid) -> Tensor:
+    """The patch tokens, (..., N), as (..., rows, cols): the last ones, since others come first.
+
+    Raises:
+        InputError: fewer tokens than the grid has.
+    """
+    rows, cols = grid
+    if tokens.shape[-1] < rows * cols:
+        raise InputError(
+            f"the layer has {tokens.shape[-1]} tokens, and the picture {rows} × {cols} patches: "
+            "this model drops or merges patches"
+        )
+    return tokens[..., -rows * cols :].reshape(*tokens.shape[:-1], rows, cols)
+
+
+def _strides(model: Any) -> dict[str, int]:
+    """Pixels from one token to the next, by the name of the part of the model where they hold."""
+    told = getattr(model, "feature_info", None)
+    if isinstance(told, list) and told:
+        return {str(part["module"]): int(part["reduction"]) for part in told}
+    size: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if size is None:
+        raise InputError(
+            f"{type(model).__name__} has no patches that are known: looked for feature_info, as "
+            "timm's models have it, and for patch_embed.patch_size"
+        )
+    return {"": int(size[0] if isinstance(size, Sequence) else size)}
+
+
+def _of_nearest(name: str, strides: dict[str, int]) -> int:
+    """The stride that holds for the module `name`: that of the part it lies in, else the last."""
+    parts = [part for part in strides if not part or f"{name}.".startswith(f"{part}.")]
+    return strides[max(parts, key=len)] if parts else list(strides.values())[-1]
+
+
+def _class_row(model: nn.Module, name: str, kind: AttentionKind) -> int | None:
+    """0 if the nearest module around the layer that speaks of a class token says there is one."""
+    if not kind.over_patches:
+        return 0
+    while name:
+        name = name.rpartition(".")[0]
+        has_class_token = getattr(model.get_submodule(name), "has_class_token", None)
+        if has_class_token is not None:
+            return 0 if has_class_token else None
+    return None
+
+
+def _head_dim(module: Any) -> int:
+    """Channels of a head, by what the output projection takes in."""
+    return int(module.proj.in_features) // int(module.num_heads)

@@ -1,0 +1,225 @@
+"""The lens: a model, and what there is to see through it."""
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self, overload
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.errors import InputError
+from sima_core.lens.analysis import Analysis, Prediction
+from sima_core.lens.class_maps import ClassMap, attention_maps
+from sima_core.lens.heatmaps import NOT_FINITE
+from sima_core.lens.layers import Layer, Layers, find_layers, layer_numbers, patch_size
+from sima_core.lens.norms import NormRecorder, TokenNorms, token_norms
+from sima_core.lens.pictures import InputConfig, input_size, preprocess
+from sima_core.models.architectures import num_parameters
+from sima_core.models.conversion import convert_to_sima
+from sima_core.models.random_weights import redraw
+from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_model
+from sima_core.weights.provenance import Provenance, class_names, weights_in_words
+
+
+class Lens:
+    """A model with attention that is known, and everything that is asked of it, asked once.
+
+    Any model will do: ours, timm's, converted, trained or not, from `load_model` or not.
+
+    Raises:
+        InputError: the model has no attention layers, or no patches, that are known.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._layers = find_layers(model)
+        #: The side of the patches in pixels; a picture's sides are multiples of it.
+        self.patch_size = patch_size(model)
+        #: What the model was trained to see: its own mean, standard deviation and interpolation.
+        self.input = InputConfig.of(model)
+
+    @classmethod
+    def load(cls, source: str | Path = DEFAULT_CHECKPOINT, architecture: str | None = None) -> Self:
+        """The lens over what `load_model` gives for these.
+
+        Raises:
+            CheckpointError: as `load_model`.
+        """
+        return cls(load_model(source, architecture))
+
+    @classmethod
+    def of(cls, model: "nn.Module | Lens") -> "Lens":
+        """A lens over the model, or the lens that it is already."""
+        return model if isinstance(model, Lens) else cls(model)
+
+    def __repr__(self) -> str:
+        return f"Lens({self.name}, {self.depth} layers, {self.weights_in_words})"
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The attention layers over patch tokens in order; layer n is ``layers[n - 1]``.
+
+        Found anew where a conversion has put other attention into the model.
+        """
+        if not all(layer.is_in(self.model) for layer in self._layers):
+            self._layers = find_layers(self.model)
+        return self._layers
+
+    @property
+    def depth(self) -> int:
+        """How many layers there are."""
+        return len(self._layers)
+
+    @property
+    def has_two_orders(self) -> bool:
+        """Whether attention is a plain product in every layer, to be taken in either order."""
+        return all(layer.has_two_orders for layer in self.layers)
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """Where the weights come from; None for a model that `load_model` did not make."""
+        found = getattr(self.model, "provenance", None)
+        return found if isinstance(found, Provenance) else None
+
+    @property
+    def name(self) -> str:
+        """The architecture's name; the class's where that is not known."""
+        if self.provenance:
+            return self.provenance.architecture
+        config = getattr(self.model, "pretrained_cfg", None) or {}
+        return str(config.get("architecture") or type(self.model).__name__)
+
+    @property
+    def weights_in_words(self) -> str:
+        """The weights' source, or that they are untrained, or that nobody knows."""
+        return weights_in_words(self.provenance)
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """How many numbers the model learns."""
+        return num_parameters(self.model)
+
+    def layer(self, number: int) -> Layer:
+        """One layer, counted from 1; negative from the end.
+
+        Raises:
+            InputError: it does not exist; the message names the range.
+        """
+        [found] = self.layer_numbers(number)
+        return self.layers[found - 1]
+
+    def layer_numbers(self, layers: Layers) -> list[int]:
+        """Resolve `layers` to numbers from 1.
+
+        Raises:
+            InputError: as `layer`.
+        """
+        return layer_numbers(layers, self.depth)
+
+    def input_size(self, width: int, height: int, resolution: int = RESOLUTION) -> tuple[int, int]:
+        """The network's input (width, height) in pixels for a picture of `width` × `height`.
+
+        Raises:
+            ImageError, InputError: as `pictures.input_size`.
+        """
+        return input_size(width, height, resolution, self.patch_size)
+
+    def preprocess(self, image: Image.Image, resolution: int = RESOLUTION) -> Tensor:
+        """The whole picture (RGB) as the model takes it: float32 (1, 3, height, width).
+
+        Raises:
+            ImageError, InputError: as `pictures.input_size`.
+        """
+        return preprocess(image, resolution, self.patch_size, self.input)
+
+    @overload
+    def norms(self, pixels: Tensor, layer: int = LAYER, per_head: bool = False) -> TokenNorms: ...
+    @overload
+    def norms(
+        self, pixels: Tensor, layer: Sequence[int] | Literal["all"], per_head: bool = False
+    ) -> dict[int, TokenNorms]: ...
+    def norms(
+        self, pixels: Tensor, layer: Layers = LAYER, per_head: bool = False
+    ) -> TokenNorms | dict[int, TokenNorms]:
+        """The ℓ2-norm of every patch token among the queries and the keys; see `token_norms`.
+
+        Raises:
+            InputError: as `token_norms`.
+        """
+        return token_norms(self.model, pixels, layer, per_head, self.layers)
+
+    def attention(self, pixels: Tensor, kind: ClassMap = "cls", head: int | None = None) -> Tensor:
+        """How the class token attends to the patches: (batch, rows, cols); see `attention_maps`.
+
+        Raises:
+            InputError: as `attention_maps`.
+        """
+        return attention_maps(self.model, pixels, kind, head, self.layers)
+
+    def analyze(
+        self,
+        image: Image.Image,
+        resolution: int = RESOLUTION,
+        layers: Layers = "all",
+        num_predictions: int = 5,
+    ) -> Analysis:
+        """Run `image` (RGB, from `load_image`) through the model, once.
+
+        Args:
+            resolution: the input's shorter side in pixels.
+
+        Raises:
+            ImageError: the picture is too elongated for the resolution.
+            InputError: a layer that does not exist, a resolution below one patch, or results that
+                are not finite.
+        """
+        pixels = self.preprocess(image, resolution)
+        with NormRecorder(self.model, layers, self.layers) as recorder, torch.no_grad():
+            probabilities = self.model(pixels).softmax(dim=-1)[0]
+        if not probabilities.isfinite().all():
+            raise InputError(NOT_FINITE)
+        norms = recorder.norms(per_head=True)
+        labels, label_set = self._class_names(len(probabilities))
+        best = probabilities.topk(min(num_predictions, len(probabilities)))
+        predictions = tuple(
+            Prediction(index, labels[index], probability)
+            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        )
+        seen = {number: self.layers[number - 1] for number in norms}
+        return Analysis(
+            image, resolution, norms, predictions, seen, self.name, label_set, self.provenance
+        )
+
+    def _class_names(self, num_classes: int) -> tuple[tuple[str, ...], str]:
+        """A name for each class, and the label set in words."""
+        if self.provenance:
+            return self.provenance.labels, self.provenance.label_set
+        return class_names(num_classes, None)
+
+    def untrained(self) -> "Lens":
+        """The same network, attention included, with random weights; always the same ones."""
+        if not self.provenance:
+            return Lens(redraw(copy.deepcopy(self.model)))
+        twin = Lens.load(self.provenance.architecture)
+        if [layer.kind for layer in twin.layers] != [layer.kind for layer in self.layers]:
+            convert_to_sima(twin.model)
+        return twin
+
+
+def analyze(
+    model: nn.Module,
+    image: Image.Image,
+    resolution: int = RESOLUTION,
+    layers: Layers = "all",
+    num_predictions: int = 5,
+) -> Analysis:
+    """`Lens.analyze` of a model.
+
+    Raises:
+        ImageError, InputError: as `Lens` and `Lens.analyze`.
+    """
+    return Lens(model).analyze(image, resolution, layers, num_predictions)
