@@ -8,7 +8,6 @@ in a second, into the user's cache folder. Without a compiler everything works, 
 import ctypes
 import functools
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from sima_core.files import cache_folder
+from sima_core import environment
+from sima_core.files import cache_folder, replacing
 
 _SOURCE = Path(__file__).with_name("norms.c")
 # No -ffast-math: NaN and infinity must come through.
@@ -90,7 +90,7 @@ def divide_by_norms(qkv: Tensor, matrix: Tensor, floor: float) -> Tensor:
 def _function() -> _Function | None:
     """The compiled function; None where it cannot be had."""
     compiler = shutil.which("cc") or shutil.which("gcc")
-    if sys.platform != "linux" or not compiler or os.environ.get("SIMA_KERNELS") == "0":
+    if sys.platform != "linux" or not compiler or environment.KERNELS.get() == "0":
         return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
@@ -111,8 +111,7 @@ def _compiled(compiler: str) -> Path:
     key = hashlib.sha256(source + repr((_FLAGS, platform.processor(), cpu_flags())).encode())
     library = cache_folder() / f"norms-{key.hexdigest()[:16]}.so"
     if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             built = Path(folder, "norms.o"), Path(folder, "norms.so")
             # Linked without -fopenmp, so that it shares the threads of torch's own OpenMP.
             for arguments in (
@@ -120,7 +119,8 @@ def _compiled(compiler: str) -> Path:
                 ("-shared", str(built[0]), "-o", str(built[1])),
             ):
                 subprocess.run([compiler, *arguments], check=True, timeout=60, capture_output=True)
-            built[1].replace(library)
+            with replacing(library) as whole:
+                whole.write(built[1].read_bytes())
     return library
 
 

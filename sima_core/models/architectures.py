@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sima_core.attention.modules import PlainAttention, SimAClassAttention, SimAttention
+from sima_core.defaults import RESOLUTION
 from sima_core.models.cvt import Cvt, SimAConvAttention
 
 __all__: list[str] = ["ARCHITECTURES", "Architecture", "SimAXcit", "architectures", "create_model"]
@@ -213,7 +214,7 @@ default_cfgs = generate_default_cfgs(
     {
         name: {
             "num_classes": 1000,
-            "input_size": (3, 224, 224),
+            "input_size": (3, RESOLUTION, RESOLUTION),
             "interpolation": "bicubic",
             "mean": IMAGENET_DEFAULT_MEAN,
             "std": IMAGENET_DEFAULT_STD,
@@ -288,7 +289,7 @@ class Architecture:
     macs: int
 
 
-def describe(name: str, image_size: int = 224) -> Architecture:
+def describe(name: str, image_size: int = RESOLUTION) -> Architecture:
     """Count the parameters and multiply-accumulates of one of `ARCHITECTURES`.
 
     The blocks of a stage are alike, so one block a stage is counted, as often as there are blocks.

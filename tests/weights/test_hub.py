@@ -1,0 +1,124 @@
+"""The Hub: a local server that answers as the real one does."""
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from safetensors.torch import save as safetensors_bytes
+
+from sima_core.weights.loading import load_best, load_model
+from sima_core.weights.provenance import provenance
+from tests.weights.support import error, saved_bytes
+
+
+class FakeHub(http.server.BaseHTTPRequestHandler):
+    files: dict[str, bytes]
+    authorization: list[str | None]
+    repo = "owner/nano"
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        self.authorization.append(self.headers.get("authorization"))
+        path = self.path.split("?")[0]
+        if path == f"/api/models/{self.repo}":
+            siblings = [{"rfilename": n, "size": len(c)} for n, c in self.files.items()]
+            info = {"id": self.repo, "modelId": self.repo, "sha": "0" * 40}
+            content = json.dumps(
+                {**info, "siblings": siblings, "tags": [], "private": False}
+            ).encode()
+        elif path.startswith(f"/{self.repo}/resolve/") and path.split("/")[-1] in self.files:
+            content = self.files[path.split("/")[-1]]
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[type[FakeHub]]:
+    from huggingface_hub import constants
+
+    handler = type("Handler", (FakeHub,), {"files": {}, "authorization": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_hub_checkpoint_with_its_label_names(hub, published):
+    names = [f"thing {i}" for i in range(10)]
+    hub.files = {
+        "config.json": json.dumps(
+            {"architecture": "sima_nano_12_p16", "label_names": names}
+        ).encode(),
+        "pytorch_model.bin": saved_bytes(published["model"]),
+        "README.md": b"# card",
+    }
+    origin = provenance(load_model("hf-hub:owner/nano"))
+    assert origin.source == "hf-hub:owner/nano"
+    assert origin.labels == tuple(names)
+    assert hub.authorization
+    assert not any(hub.authorization)  # no token was sent
+
+
+def test_the_best_weights_of_timms_models_come_from_the_hub(hub):
+    published = load_model("deit_tiny_patch16_224").state_dict()
+    published["head.bias"] = torch.arange(1000.0)
+    hub.repo = "timm/deit_tiny_patch16_224.fb_in1k"
+    hub.files = {
+        "config.json": b'{"architecture": "deit_tiny_patch16_224", "num_classes": 1000}',
+        "model.safetensors": safetensors_bytes(published),
+    }
+    model = load_best("deit_tiny_patch16_224")
+    assert provenance(model).trained
+    assert provenance(model).source == f"hf-hub:{hub.repo}"
+    assert torch.equal(model.head.bias, torch.arange(1000.0))
+    assert not provenance(load_best("xcit_nano_12_p16_224")).trained  # not on this Hub
+    assert provenance(load_best("sima_nano_12_p16")).trained  # the bundled ones
+
+
+def test_hub_errors(hub, monkeypatch):
+    assert "no public model" in error("hf-hub:owner/absent")
+    assert "no public model" in error("hf-hub:not an id")
+    hub.files = {"README.md": b"# card"}
+    assert "no weights" in error("hf-hub:owner/nano")
+    monkeypatch.setattr("sima_core.weights.hub.MAX_HUB_BYTES", 2**20)
+    hub.files = {"model.safetensors": b"\0" * (2**20 + 1)}
+    assert "at most 1 MiB" in error("hf-hub:owner/nano")
+
+
+def test_hub_out_of_reach(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "cannot be reached" in error("hf-hub:owner/nano")
