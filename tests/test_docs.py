@@ -130,7 +130,7 @@ def test_twins_table_has_the_twins():
 
 
 def test_targets_table_has_the_targets(monkeypatch):
-    """Names and what is asked, in order; all times are made the same, and the memory is a few tokens'."""
+    """Names and what is asked, in order; times are made up, and few tokens take the memory."""
     same = Ratio(1.0, 1.0, 1.0, 5)
     timings = SimpleNamespace(ratio=lambda name, to: same)
     monkeypatch.setattr(targets, "measure", lambda *args, **options: timings)
