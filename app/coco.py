@@ -18,7 +18,7 @@ import gradio as gr
 from sima_core import Analysis, analyze
 from sima_core.coco.download import download
 from sima_core.coco.root import NO_COCO, CocoError, available_splits, default_root, find_root
-from sima_core.coco.split import CocoPicture, CocoSplit, open_split
+from sima_core.coco.split import CocoPicture, CocoSplit, Filter, open_split
 from sima_core.files import ASSETS
 from sima_core.lens.heatmaps import COLORMAPS
 from sima_core.lens.layers import SIDES
@@ -159,8 +159,8 @@ def split_named(name: str | None) -> CocoSplit:
 
 def matching(split: CocoSplit, categories: Sequence[str], number: str, size: str) -> list[int]:
     """Ids that pass the filters."""
-    known = [c for c in categories if c in split.categories]
-    return split.select(known, NUM_OBJECTS[number], LARGEST[size])
+    known = tuple(c for c in categories if c in split.categories)
+    return split.select(Filter(known, NUM_OBJECTS[number], LARGEST[size]))
 
 
 def browse(

@@ -29,7 +29,6 @@ from sima_core.bench.whole_models import time_models
 from sima_core.coco.download import BASE_URL, download
 from sima_core.coco.root import (
     NO_COCO,
-    ROOT_VARIABLE,
     SPLITS,
     CocoError,
     default_root,
@@ -39,6 +38,7 @@ from sima_core.coco.root import (
 from sima_core.coco.split import CocoSplit
 from sima_core.comparison import Choice, MapKind, compare
 from sima_core.comparison import plot as draw_comparison
+from sima_core.environment import COCO_ROOT
 from sima_core.experiments.targets import measure_targets
 from sima_core.experiments.twins import TWINS, compare_twins, twins_table
 from sima_core.lens.export import output_names, write
@@ -48,10 +48,12 @@ from sima_core.lens.pictures import input_size, load_image, preprocess
 from sima_core.machine import Machine, keep_freed_memory, use_available_cpus, versions
 from sima_core.models.architectures import ARCHITECTURES, architectures
 from sima_core.scoring.evaluation import evaluate
-from sima_core.scoring.summary import PictureResult, Summary, plot, skipped_in_words
+from sima_core.scoring.results import PictureResult
+from sima_core.scoring.summary import Summary, plot, skipped_in_words
 from sima_core.training.accuracy import held_out_accuracy
 from sima_core.training.data import TrainingDataError, read_training_data, relabelled
-from sima_core.training.run import Phase, Settings, TrainingError, require_startable, train
+from sima_core.training.recipe import Phase, Settings, TrainingError
+from sima_core.training.train import require_startable, train
 from sima_core.weights.formats import CheckpointError
 from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_model
 from sima_core.weights.provenance import provenance
@@ -250,7 +252,7 @@ def add_coco_option(parser: argparse.ArgumentParser) -> None:
         "--coco",
         type=Path,
         metavar="ROOT",
-        help=f"a COCO folder; default: that of {ROOT_VARIABLE}, else the cache's",
+        help=f"a COCO folder; default: that of {COCO_ROOT.name}, else the cache's",
     )
 
 

@@ -1,32 +1,33 @@
-"""Where COCO lies on this machine."""
+"""Where COCO lies on this machine: the root, a folder with annotations and pictures."""
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sima_core.files import cache_folder
-
-#: The environment variable that names a COCO root.
-ROOT_VARIABLE = "SIMA_COCO_ROOT"
-
+from sima_core import files
+from sima_core.environment import COCO_ROOT
+from sima_core.errors import SimaLensError
 
 #: The splits of COCO 2017 with pictures; test2017 has no annotations.
 SPLITS = ("val2017", "train2017", "test2017")
-
-
 #: Said where there is no COCO at all.
 NO_COCO = (
     "There is no COCO here yet: `python -m sima_core coco download --images 100` fetches a hundred "
-    f"pictures with their objects, or name a folder that has COCO with {ROOT_VARIABLE}."
+    f"pictures with their objects, or name a folder that has COCO with {COCO_ROOT.name}."
 )
 
 
-class CocoError(ValueError):
+class CocoError(SimaLensError, ValueError):
     """COCO data are absent or broken; the message says what to do, without a path."""
+
+
+class RootNotWritableError(CocoError):
+    """The root takes no more files: its disk is full, or it may not be written to."""
 
 
 def default_root() -> Path:
     """The root that downloads go to where none is named."""
-    return cache_folder() / "coco"
+    return files.cache_folder() / "coco"
 
 
 def annotations_file(root: Path, split: str) -> Path:
@@ -46,8 +47,9 @@ def find_root(named: str | Path | None = None) -> Path | None:
     if available_splits(root):
         return root
     if given:
+        source = "--coco" if named else COCO_ROOT.name
         raise CocoError(
-            f"{'--coco' if named else ROOT_VARIABLE} names a folder that is no COCO root: expected "
+            f"{source} names a folder that is no COCO root: expected "
             "annotations/instances_val2017.json in it, and the pictures in val2017/."
         )
     return None
@@ -59,7 +61,7 @@ def named_root(named: str | Path | None = None) -> Path | None:
     Raises:
         CocoError: it begins with the home of somebody who does not exist.
     """
-    given = named or os.environ.get(ROOT_VARIABLE)
+    given = named or COCO_ROOT.get()
     try:
         return Path(given).expanduser() if given else None
     except RuntimeError:
@@ -69,3 +71,36 @@ def named_root(named: str | Path | None = None) -> Path | None:
 def available_splits(root: Path) -> list[str]:
     """The splits that a root has a list of pictures for."""
     return [split for split in SPLITS if annotations_file(root, split).is_file()]
+
+
+def partial_folder(root: Path) -> Path:
+    """Where files grow before they are put in place: on the root's own disk.
+
+    Raises:
+        RootNotWritableError: it cannot be made.
+    """
+    folder = root / ".partial"
+    with writing_to_root():
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def writing_to_root() -> Iterator[None]:
+    """Say in a sentence why a root cannot be written to.
+
+    Raises:
+        RootNotWritableError: in place of every OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        if files.is_full(error):
+            raise RootNotWritableError(
+                "The disk is full: what is complete is kept; "
+                "free some space and run the same command again."
+            ) from None
+        raise RootNotWritableError(
+            f"The COCO folder cannot be written to ({files.reason(error)}): "
+            "check its permissions, or choose another."
+        ) from None

@@ -1,29 +1,25 @@
 """COCO on disk: its pictures, their objects, and which of them to show; built on pycocotools."""
 
 import contextlib
-import gc
 import hashlib
 import io
-import json
+import math
 import os
 import re
-import tempfile
 import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle
-from pycocotools.coco import COCO
 
+from sima_core.coco.listing import broken_list, collecting_no_garbage, fetch_again, read_listing
+from sima_core.coco.outlines import OutlineError, object_mask, object_outline
 from sima_core.coco.root import SPLITS, CocoError, annotations_file
-from sima_core.files import cache_folder
-from sima_core.lens.pictures import MAX_IMAGE_PIXELS, ImageError, load_image
+from sima_core.files import cache_folder, write_bytes
+from sima_core.lens.pictures import ImageError, load_image
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,18 @@ class CocoPicture:
         return tuple(sorted({o.category for o in self.objects}))
 
 
+@dataclass(frozen=True)
+class Filter:
+    """Which pictures to show; one that names nothing lets all pass. Bounds are inclusive."""
+
+    #: Every one of them must be in the picture.
+    categories: tuple[str, ...] = ()
+    #: The fewest and the most objects, crowds not counted.
+    num_objects: tuple[float, float] = (0, math.inf)
+    #: Bounds of the largest object's share of the picture, from 0 to 1.
+    largest: tuple[float, float] = (0, 1)
+
+
 class CocoSplit:
     """The pictures of one split, in order of their ids, and the objects in them.
 
@@ -76,12 +84,12 @@ class CocoSplit:
     def __init__(self, root: Path, split: str) -> None:
         self.root = root
         self.split = split
-        with _collecting_no_garbage():
-            self._coco = _read(root, split)
+        with collecting_no_garbage():
+            self._coco = read_listing(root, split)
             try:
                 self._index()
             except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-                raise CocoError(_broken(split)) from None
+                raise broken_list(split) from None
 
     def _index(self) -> None:
         coco = self._coco
@@ -118,26 +126,25 @@ class CocoSplit:
             names = set()
         return np.fromiter((n in names for n in self._file_names), dtype=bool)
 
-    def select(
-        self,
-        categories: Sequence[str] = (),
-        num_objects: tuple[float, float] = (0, float("inf")),
-        largest: tuple[float, float] = (0, 1),
-    ) -> list[int]:
-        """Ids of the pictures on this disk that show all of `categories`, in order.
+    def select(self, wanted: Filter = Filter()) -> list[int]:
+        """Ids of the pictures on this disk that pass the filter, in order.
 
-        Args:
-            num_objects: the fewest and the most objects, crowds not counted.
-            largest: bounds of the largest object's share of the picture, from 0 to 1.
+        Raises:
+            CocoError: the split has no such category.
         """
-        wanted = [self.categories.index(c) for c in categories]
+        for category in wanted.categories:
+            if category not in self.categories:
+                raise CocoError(f"There is no category {category!r} in {self.split}.")
+        columns = [self.categories.index(c) for c in wanted.categories]
+        fewest, most = wanted.num_objects
+        low, high = wanted.largest
         chosen = (
             self.present()
-            & self._has[:, wanted].all(axis=1)
-            & (self._num_objects >= num_objects[0])
-            & (self._num_objects <= num_objects[1])
-            & (self._largest >= largest[0])
-            & (self._largest <= largest[1])
+            & self._has[:, columns].all(axis=1)
+            & (self._num_objects >= fewest)
+            & (self._num_objects <= most)
+            & (self._largest >= low)
+            & (self._largest <= high)
         )
         return [self.ids[row] for row in np.flatnonzero(chosen)]
 
@@ -188,10 +195,7 @@ class CocoSplit:
         encoded = io.BytesIO()
         image.save(encoded, "JPEG", quality=82)
         with contextlib.suppress(OSError):  # a full or read-only disk: made again next time
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as part:
-                part.write(encoded.getvalue())
-            Path(part.name).replace(kept)
+            write_bytes(kept, encoded.getvalue())
         return encoded.getvalue()
 
     def picture(self, image_id: int) -> CocoPicture:
@@ -201,17 +205,20 @@ class CocoSplit:
             CocoError: there is no such picture in this split, or an object's outline is broken.
         """
         entry = self._entry(image_id)
+        height, width = int(entry["height"]), int(entry["width"])
         objects = []
         for annotation in self._annotations(image_id):
-            outline = self._outline(image_id, annotation)
-            category = str(self._coco.cats[annotation["category_id"]]["name"])
-            crowd = bool(annotation.get("iscrowd"))
-            objects.append(CocoObject(category, crowd, float(annotation.get("area", 0)), outline))
+            try:
+                outline = object_outline(annotation.get("segmentation"), height, width)
+            except OutlineError:
+                raise self._broken_outline(image_id) from None
+            crowd, area = bool(annotation.get("iscrowd")), float(annotation.get("area", 0))
+            objects.append(CocoObject(self._category(annotation), crowd, area, outline))
         return CocoPicture(
             image_id,
             str(entry["file_name"]),
-            int(entry["width"]),
-            int(entry["height"]),
+            width,
+            height,
             self._licence(entry.get("license")),
             credit(entry),
             tuple(objects),
@@ -227,11 +234,15 @@ class CocoSplit:
             CocoError: as `picture` does.
         """
         entry = self._entry(image_id)
-        union = np.zeros((int(entry["height"]), int(entry["width"])), dtype=bool)
+        height, width = int(entry["height"]), int(entry["width"])
+        union = np.zeros((height, width), dtype=bool)
         for annotation in self._annotations(image_id):
-            name = self._coco.cats[annotation["category_id"]]["name"]
-            if not annotation.get("iscrowd") and category in (None, name):
-                union |= self._object_mask(image_id, annotation)
+            if annotation.get("iscrowd") or category not in (None, self._category(annotation)):
+                continue
+            try:
+                union |= object_mask(annotation.get("segmentation"), height, width)
+            except OutlineError:
+                raise self._broken_outline(image_id) from None
         return union
 
     def is_annotated(self, image_id: int) -> bool:
@@ -249,42 +260,15 @@ class CocoSplit:
         found: list[dict[str, Any]] = self._coco.imgToAnns.get(image_id, [])
         return found
 
+    def _category(self, annotation: dict[str, Any]) -> str:
+        return str(self._coco.cats[annotation["category_id"]]["name"])
+
     def _licence(self, number: int | None) -> Licence:
         return self._licences.get(number, Licence("unknown licence", ""))
 
-    def _object_mask(self, image_id: int, annotation: dict[str, Any]) -> NDArray[np.bool_]:
-        entry = self._entry(image_id)
-        height, width = int(entry["height"]), int(entry["width"])
-        try:
-            # pycocotools trusts these numbers: others would crash it, or leave memory unset.
-            runs = annotation["segmentation"]
-            if height * width > MAX_IMAGE_PIXELS:
-                raise ValueError
-            if isinstance(runs, dict) and list(runs["size"]) != [height, width]:
-                raise ValueError
-            # As pycocotools does it, but all polygons of an object in one pass.
-            encoded = self._coco.annToRLE(annotation)
-            if isinstance(runs, dict) and _length(encoded["counts"]) != height * width:
-                raise ValueError
-            mask = np.asarray(rle.decode(encoded))
-            if mask.shape != (height, width):
-                raise ValueError
-        except Exception:  # pycocotools raises whatever its parser meets
-            raise CocoError(
-                f"An object's outline in picture {image_id} is broken: {_fetch_again(self.split)}."
-            ) from None
-        return mask.view(bool)
-
-    def _outline(
-        self, image_id: int, annotation: dict[str, Any]
-    ) -> tuple[NDArray[np.float64], ...]:
-        segmentation = annotation.get("segmentation")
-        if isinstance(segmentation, list):
-            with contextlib.suppress(ValueError, TypeError):
-                return tuple(np.array(p, dtype=np.float64).reshape(-1, 2) for p in segmentation)
-        mask = self._object_mask(image_id, annotation)  # run lengths, or broken
-        contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_TC89_L1)
-        return tuple(contour[:, 0].astype(np.float64) + 0.5 for contour in contours)
+    def _broken_outline(self, image_id: int) -> CocoError:
+        again = fetch_again(self.split)
+        return CocoError(f"An object's outline in picture {image_id} is broken: {again}.")
 
 
 # One reader at a time: a large list takes gigabytes while it is parsed.
@@ -321,74 +305,3 @@ def credit(entry: dict[str, Any]) -> str:
     if photo := re.search(r"static\.?flickr\.com/\d+/(\d+)_", address):
         return f"https://www.flickr.com/photo.gne?id={photo[1]}"
     return address if address.startswith(("https://", "http://")) else ""
-
-
-def _length(counts: str | bytes) -> int:
-    """Pixels that run lengths cover, in COCO's compressed form (rleFrString in its maskApi.c).
-
-    Raises:
-        ValueError: a negative length.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for byte in counts.encode() if isinstance(counts, str) else counts:
-        code = byte - 48
-        value |= (code & 31) << shift
-        shift += 5
-        if not code & 32:  # the last byte of a number, and its sign
-            value -= (code & 16) and 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if min(runs, default=0) < 0:
-        raise ValueError
-    return sum(runs)
-
-
-@contextlib.contextmanager
-def _collecting_no_garbage() -> Iterator[None]:
-    """Parsing makes millions of objects and no garbage; looking for some takes half the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-class _QuietCOCO(COCO):  # type: ignore[misc]  # pycocotools is untyped
-    """pycocotools' COCO, which prints while it reads; stdout belongs to all threads."""
-
-    def createIndex(self) -> None:  # noqa: N802  # pycocotools' name
-        """Index pictures, annotations and categories by id."""
-        self.anns = {a["id"]: a for a in self.dataset.get("annotations", ())}
-        self.imgs = {i["id"]: i for i in self.dataset.get("images", ())}
-        self.cats = {c["id"]: c for c in self.dataset.get("categories", ())}
-        for annotation in self.anns.values():
-            self.imgToAnns[annotation["image_id"]].append(annotation)
-            self.catToImgs[annotation["category_id"]].append(annotation["image_id"])
-
-
-def _read(root: Path, split: str) -> COCO:
-    file = annotations_file(root, split)
-    try:
-        coco = _QuietCOCO()
-        coco.dataset = json.loads(file.read_bytes())
-        coco.createIndex()
-    except FileNotFoundError:
-        raise CocoError(f"There is no list of {split}: {_fetch_again(split)}.") from None
-    except OSError as error:
-        raise CocoError(f"The list of {split} cannot be read: {error.strerror}.") from None
-    except (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CocoError(_broken(split)) from None
-    if not coco.imgs:
-        raise CocoError(_broken(split))
-    return coco
-
-
-def _broken(split: str) -> str:
-    return f"The list of {split} is broken or half-written: {_fetch_again(split)}"
-
-
-def _fetch_again(split: str) -> str:
-    return f"fetch it anew with `python -m sima_core coco download --split {split} --annotations`"

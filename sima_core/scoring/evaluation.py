@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import torch
 from numpy.typing import ArrayLike
@@ -10,43 +10,30 @@ from torch import nn
 
 from sima_core.coco.root import CocoError
 from sima_core.coco.split import CocoSplit
+from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.lens.analysis import Analysis
-from sima_core.lens.heatmaps import Heatmap
-from sima_core.lens.layers import SIDES, patch_size
-from sima_core.lens.lens import analyze
-from sima_core.lens.pictures import ImageError, preprocess
+from sima_core.lens.layers import SIDES
+from sima_core.lens.lens import Lens
+from sima_core.lens.pictures import ImageError
 from sima_core.scoring.faithfulness import Curve, curves, random_ranking
 from sima_core.scoring.journal import Journal, journal_file
 from sima_core.scoring.metrics import (
     Map,
+    Scores,
     Target,
     centre_map,
     random_heatmap,
     skip_reason,
     uniform_map,
 )
-from sima_core.scoring.summary import BASELINES, PictureResult, main_layer
-from sima_core.weights.loading import load_model
-from sima_core.weights.provenance import provenance
-
-
-def baseline_maps(analysis: Analysis, image_id: int) -> dict[str, Map]:
-    """The maps of no model: ``centre``, ``random`` and ``uniform``."""
-    size = analysis.image.size
-    noise = random_heatmap(analysis.grid, image_id).resize(size)
-    return dict(zip(BASELINES, (centre_map(*size), noise, uniform_map(*size)), strict=True))
-
-
-def untrained_twin(model: nn.Module) -> nn.Module:
-    """The same architecture with random weights, always the same ones."""
-    return load_model(provenance(model).architecture)
+from sima_core.scoring.results import Baseline, MapKey, ModelMap, PictureResult, main_layer
 
 
 def evaluate(
     split: CocoSplit,
-    model: nn.Module,
-    layers: Sequence[int] = (12,),
-    resolution: int = 224,
+    model: Lens | nn.Module,
+    layers: Sequence[int] = (LAYER,),
+    resolution: int = RESOLUTION,
     limit: int | None = None,
     faithful: bool = False,
     resume: bool = True,
@@ -57,23 +44,23 @@ def evaluate(
     there. A picture that cannot be read is skipped and says why.
 
     Args:
-        layers: numbers from 1; `layer_numbers` resolves others.
+        layers: numbers from 1; `Lens.layer_numbers` resolves others.
         limit: stop after so many pictures.
         faithful: insertion and deletion too: some 250 more forward passes a picture.
 
     Raises:
-        ValueError: a layer that does not exist.
+        InputError: a model without attention that is known, a layer that does not exist, or a
+            resolution below one patch.
     """
-    twin = untrained_twin(model)
+    lens = Lens.of(model)
     ids = split.ids[:limit]
-    journal = Journal(journal_file(split, model, layers, resolution, faithful), resume)
+    journal = Journal(journal_file(split, lens, layers, resolution, faithful), resume)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        scorer = _Scorer(split, lens, layers, resolution, faithful, pool)
         for image_id in ids:
             result = journal.get(image_id)
             if result is None:
-                result = _score_picture(
-                    split, image_id, model, twin, layers, resolution, faithful, pool
-                )
+                result = scorer.score(image_id)
                 if result.skipped != "unreadable":  # which may be mended before the next run
                     journal.add(result)
             yield result
@@ -81,58 +68,85 @@ def evaluate(
         journal.delete()
 
 
-def _score_picture(
-    split: CocoSplit,
-    image_id: int,
-    model: nn.Module,
-    twin: nn.Module,
-    layers: Sequence[int],
-    resolution: int,
-    faithful: bool,
-    pool: ThreadPoolExecutor,
-) -> PictureResult:
-    if not split.is_annotated(image_id):
-        return PictureResult(image_id, "unannotated")
-    try:
-        image = split.load(image_id)
-        start = time.perf_counter()
-        mask = split.mask(image_id)
-        if reason := skip_reason(mask):
-            return PictureResult(image_id, reason)
-        masking = time.perf_counter() - start
-        start = time.perf_counter()
-        ours, random_weights = (analyze(m, image, resolution, layers) for m in (model, twin))
-        forward = time.perf_counter() - start
-    except (CocoError, ImageError) as error:
-        return PictureResult(image_id, "unreadable", problem=str(error))
-    start = time.perf_counter()
-    target = Target(mask)
-    heats: dict[str, Heatmap] = {}
-    for prefix, analysis in (("", ours), ("untrained_", random_weights)):
-        for side in SIDES:
-            for layer in layers:
-                heats[f"{prefix}{side}/{layer}"] = analysis.heatmap(side, layer)
-    scores = {name: target.score(a) for name, a in baseline_maps(ours, image_id).items()}
-    # In threads, as the forward passes are; resized only there, so that memory stays bounded.
-    scored = pool.map(lambda heat: target.score(heat.resize(image.size)), heats.values())
-    scores |= zip(heats, scored, strict=True)
-    scoring = time.perf_counter() - start + masking
-    followed = faithfulness(model, ours, image_id, main_layer(layers)) if faithful else {}
-    areas = {name: {c: of.auc for c, of in found.items()} for name, found in followed.items()}
-    return PictureResult(image_id, None, scores, areas, forward, scoring)
+class _Scorer:
+    """Scores single pictures of one evaluation."""
+
+    def __init__(
+        self,
+        split: CocoSplit,
+        lens: Lens,
+        layers: Sequence[int],
+        resolution: int,
+        faithful: bool,
+        pool: Executor,
+    ) -> None:
+        self._split, self._layers, self._resolution = split, layers, resolution
+        self._lens, self._untrained = lens, lens.untrained()
+        self._faithful, self._pool = faithful, pool
+
+    def score(self, image_id: int) -> PictureResult:
+        """What is found on a picture, and the time it took."""
+        if not self._split.is_annotated(image_id):
+            return PictureResult(image_id, "unannotated")
+        try:
+            image = self._split.load(image_id)
+            start = time.perf_counter()
+            mask = self._split.mask(image_id)
+            masked = time.perf_counter()
+            if reason := skip_reason(mask):
+                return PictureResult(image_id, reason)
+            ours = self._lens.analyze(image, self._resolution, self._layers)
+            untrained = self._untrained.analyze(image, self._resolution, self._layers)
+            analyzed = time.perf_counter()
+        except (CocoError, ImageError) as error:
+            return PictureResult(image_id, "unreadable", problem=str(error))
+        scores = self._scores(Target(mask), image_id, ours, untrained)
+        scored = time.perf_counter()
+        areas: dict[str, dict[str, float]] = {}
+        if self._faithful:
+            found = faithfulness(self._lens, ours, image_id, main_layer(self._layers))
+            areas = {order: {c: of.auc for c, of in by.items()} for order, by in found.items()}
+        scoring = masked - start + scored - analyzed
+        return PictureResult(image_id, None, scores, areas, analyzed - masked, scoring)
+
+    def _scores(
+        self, target: Target, image_id: int, ours: Analysis, untrained: Analysis
+    ) -> dict[MapKey, Scores]:
+        """The scores of the baselines, and of both models' maps."""
+        heats = {
+            ModelMap(side, layer, trained): analysis.heatmap(side, layer)
+            for trained, analysis in ((True, ours), (False, untrained))
+            for side in SIDES
+            for layer in self._layers
+        }
+        baselines = baseline_maps(ours, image_id)
+        scores: dict[MapKey, Scores] = {of: target.score(a) for of, a in baselines.items()}
+        # In threads, as the forward passes are; resized only there, so that memory stays bounded.
+        size = ours.image.size
+        scored = self._pool.map(lambda heat: target.score(heat.resize(size)), heats.values())
+        scores.update(zip(heats, scored, strict=True))
+        return scores
+
+
+def baseline_maps(analysis: Analysis, image_id: int) -> dict[Baseline, Map]:
+    """The maps of no model, at the picture's size."""
+    size = analysis.image.size
+    noise = random_heatmap(analysis.grid, image_id).resize(size)
+    return {"centre": centre_map(*size), "random": noise, "uniform": uniform_map(*size)}
 
 
 def faithfulness(
-    model: nn.Module, analysis: Analysis, image_id: int, layer: int
+    model: Lens | nn.Module, analysis: Analysis, image_id: int, layer: int
 ) -> dict[str, Mapping[str, Curve]]:
     """Insertion and deletion for ``query``, ``key``, ``centre`` and ``random`` order, by curve.
 
     Raises:
-        ValueError: the layer was not captured.
+        InputError: the layer was not captured, or a model without attention that is known.
     """
-    pixels = preprocess(analysis.image, analysis.resolution, patch_size(model))
+    lens = Lens.of(model)
+    pixels = lens.preprocess(analysis.image, analysis.resolution)
     rows, cols = analysis.grid
     rankings: dict[str, ArrayLike] = {s: analysis.token_norms(s, layer) for s in SIDES}
     rankings["centre"] = centre_map(cols, rows)
     rankings["random"] = random_ranking(analysis.grid, image_id)
-    return {name: curves(model, pixels, ranking) for name, ranking in rankings.items()}
+    return {name: curves(lens.model, pixels, ranking) for name, ranking in rankings.items()}

@@ -6,7 +6,7 @@ whole tokens for pixels.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 STEPS = 14
 #: What stands where the picture is taken away: the picture blurred as in RISE (a Gaussian of
 #: σ = 5 px, 11 × 11), or zero, which is the training images' mean colour.
-Baseline = Literal["blurred", "zero"]
-BASELINES: tuple[Baseline, ...] = ("blurred", "zero")
+Background = Literal["blurred", "zero"]
+BACKGROUNDS: tuple[Background, ...] = get_args(Background)
 
 _BATCH = 8
 
@@ -39,7 +39,7 @@ class Curve:
 
 
 def curves(model: nn.Module, pixels: Tensor, ranking: ArrayLike) -> Mapping[str, Curve]:
-    """Insertion and deletion against both baselines, the tokens ranked highest first.
+    """Insertion and deletion against both backgrounds, the tokens ranked highest first.
 
     The class followed is the model's top class on the whole picture. Every step changes at most
     1/14 of the tokens; tokens that tie go in row order.
@@ -70,15 +70,15 @@ def curves(model: nn.Module, pixels: Tensor, ranking: ArrayLike) -> Mapping[str,
     with torch.inference_mode():
         top = int(model(pixels).argmax())
     found = {}
-    for baseline in BASELINES:
-        background = _blurred(pixels) if baseline == "blurred" else torch.zeros_like(pixels)
+    for kind in BACKGROUNDS:
+        background = _blurred(pixels) if kind == "blurred" else torch.zeros_like(pixels)
         for name, inside, outside in (
             ("insertion", pixels, background),
             ("deletion", background, pixels),
         ):
             inputs = [torch.where(tokens, inside, outside) for tokens in chosen]
             probabilities = tuple(_probabilities(model, inputs, top))
-            found[f"{name}_{baseline}"] = Curve(shares, probabilities)
+            found[f"{name}_{kind}"] = Curve(shares, probabilities)
     return found
 
 

@@ -1,26 +1,24 @@
 """What an interrupted evaluation has done, kept on disk."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from torch import nn
+import torch
 
 from sima_core.coco.root import annotations_file
 from sima_core.coco.split import CocoSplit
 from sima_core.files import cache_folder
+from sima_core.lens.lens import Lens
 from sima_core.machine import versions
-from sima_core.scoring.metrics import (
-    Scores,
-)
-from sima_core.scoring.summary import PictureResult
-from sima_core.weights.provenance import provenance
+from sima_core.scoring.metrics import Scores
+from sima_core.scoring.results import PictureResult, parse_map
 
 #: Grows when what is scored changes, so that an interrupted run of old code is not continued.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Journal:
@@ -32,10 +30,10 @@ class Journal:
         self.found: dict[int, int] = {}
         if not resume:
             self.delete()
-        with contextlib.suppress(OSError), file.open("rb") as lines:
+        with suppress(OSError), file.open("rb") as lines:
             start = 0
             for line in lines:
-                if result := self._parse(line):
+                if result := _parse(line):
                     self.found[result.id] = start
                 start += len(line)
 
@@ -43,44 +41,59 @@ class Journal:
         """The result of a picture that an earlier run has done."""
         if image_id in self.found:
             # Another run of the same, when it ends, deletes the file.
-            with contextlib.suppress(OSError), self._file.open("rb") as lines:
+            with suppress(OSError), self._file.open("rb") as lines:
                 lines.seek(self.found[image_id])
-                result = self._parse(lines.readline())
+                result = _parse(lines.readline())
                 if result and result.id == image_id:  # not of a file that is new there since
                     return result
         return None
 
-    @staticmethod
-    def _parse(line: bytes) -> PictureResult | None:
-        try:
-            values = json.loads(line)
-            scores = {k: Scores(*v) for k, v in values.pop("scores").items()}
-            return PictureResult(scores=scores, **values)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None  # the last line of a run that was killed while it wrote
-
     def add(self, result: PictureResult) -> None:
-        values = dataclasses.asdict(result)
-        values["scores"] = {k: dataclasses.astuple(v) for k, v in result.scores.items()}
-        try:
+        """Append a result; without a journal a run goes on, only not after an interruption."""
+        with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as lines:
-                lines.write("\n" + json.dumps(values))
-        except OSError:
-            pass  # without a journal the run goes on, only not after an interruption
+                lines.write("\n" + _line(result))  # the last line may have been cut off
 
     def delete(self) -> None:
+        """Forget all results."""
         self._file.unlink(missing_ok=True)
 
 
+def _line(result: PictureResult) -> str:
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    values["scores"] = {str(of): dataclasses.astuple(s) for of, s in result.scores.items()}
+    return json.dumps(values)
+
+
+def _parse(line: bytes) -> PictureResult | None:
+    """The result in a line; None for the last line of a run that was killed while it wrote."""
+    try:
+        values = json.loads(line)
+        scores = {parse_map(of): Scores(*s) for of, s in values.pop("scores").items()}
+        return PictureResult(scores=scores, **values)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
 def journal_file(
-    split: CocoSplit, model: nn.Module, layers: Sequence[int], resolution: int, faithful: bool
+    split: CocoSplit, lens: Lens, layers: Sequence[int], resolution: int, faithful: bool
 ) -> Path:
-    origin = provenance(model)
+    """Where the journal of an evaluation lies: another one for whatever changes its results."""
     listed = annotations_file(split.root, split.split).stat()
     about = [
-        _FORMAT, origin.architecture, origin.sha256, str(split.root.resolve()), split.split,
-        listed.st_size, listed.st_mtime_ns, list(layers), resolution, faithful, versions(),
+        _FORMAT, lens.name, [layer.attention for layer in lens.layers], _weights(lens),
+        str(split.root.resolve()), split.split, listed.st_size, listed.st_mtime_ns,
+        list(layers), resolution, faithful, versions(),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     return cache_folder() / "evaluations" / f"{name}.jsonl"
+
+
+def _weights(lens: Lens) -> str:
+    """A digest of the weights as they are now, wherever they come from."""
+    digest = hashlib.sha256()
+    for name, values in lens.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sima_core.errors import InputError
 from sima_core.lens.heatmaps import FLAT_RANGE, Heatmap, heatmap
 
 #: Pixels by which the pointing game may miss (Zhang et al. 2018, section 5.1).
@@ -68,7 +69,7 @@ class Target:
     """M of one picture, prepared so that scoring one more map against it takes about a millisecond.
 
     Raises:
-        ValueError: M is empty, or everything.
+        InputError: M is empty, or everything.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -79,16 +80,16 @@ class Target:
         self._mostly_on = 2 * self.size > mask.size
         self._few = np.flatnonzero(~self.mask if self._mostly_on else self.mask)
         if not 0 < self.size < mask.size:
-            raise ValueError("the objects' mask must cover some of the picture, and not all of it")
+            raise InputError("the objects' mask must cover some of the picture, and not all of it")
 
     def score(self, a: Map) -> Scores:
         """All metrics of one map.
 
         Raises:
-            ValueError: the map has another shape than M.
+            InputError: the map has another shape than M.
         """
         if a.shape != self.mask.shape:
-            raise ValueError(
+            raise InputError(
                 f"the map is {a.shape} and the mask {self.mask.shape}: (height, width)"
             )
         ranks = self._ranks(a)

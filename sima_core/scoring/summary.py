@@ -1,26 +1,26 @@
 """A split's results in figures: means over pictures, tables, JSON, a plot."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sima_core.errors import InputError
+from sima_core.files import replacing
 from sima_core.lens.layers import SIDES
-from sima_core.scoring.metrics import (
-    METRICS,
-    Estimate,
-    Scores,
+from sima_core.scoring.metrics import METRICS, Estimate
+from sima_core.scoring.results import (
+    BASELINES,
+    SKIPPED,
+    MapKey,
+    ModelMap,
+    PictureResult,
+    main_layer,
 )
-
-#: What a picture can be left out for.
-SKIPPED = ("small", "large", "unannotated", "unreadable")
-
 
 #: Metric names as people write them.
 METRIC_NAMES = {
@@ -31,33 +31,18 @@ METRIC_NAMES = {
     "auc": "AUC",
 }
 
+#: Estimates by metric, or by curve.
+Estimates = Mapping[str, Estimate]
 
-BASELINES = ("centre", "random", "uniform")
-
-
-_MODEL_MAPS = ("query", "key", "untrained_query", "untrained_key")
-
-
-@dataclass(frozen=True)
-class PictureResult:
-    """What was found on one picture: why it was skipped, or its scores."""
-
-    id: int
-    skipped: str | None = None
-    #: Scores by map: ``query/12``, ``untrained_key/3``, ``centre``.
-    scores: Mapping[str, Scores] = field(default_factory=dict)
-    #: Insertion and deletion AUC by map, where asked for.
-    faithfulness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    #: Seconds of both models' forward passes, and of everything that scoring adds to them.
-    forward_seconds: float = 0.0
-    scoring_seconds: float = 0.0
-    #: A sentence on what was wrong with an unreadable picture.
-    problem: str = ""
-
-
-def main_layer(layers: Sequence[int]) -> int:
-    """The layer that the summary is about: the paper's 12 if it is among them, else the last."""
-    return 12 if 12 in layers else layers[-1]
+_IN_WORDS = {
+    "small": "with objects under 1 % of the picture",
+    "large": "with objects over 80 % of it",
+    "unannotated": "unannotated",
+    "unreadable": "unreadable",
+}
+_Row = TypeVar("_Row")
+# Columns of figures, (pictures,) each, by row and column of the table that they will be in.
+_Columns = dict[tuple[_Row, str], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -68,11 +53,12 @@ class Summary:
     layers: tuple[int, ...]
     images: int
     skipped: Mapping[str, int]
-    #: Map name as in `PictureResult.scores` to metric to mean.
-    estimates: Mapping[str, Mapping[str, Estimate]]
-    #: Mean of query − centre and key − centre over the same pictures, by metric.
-    against_centre: Mapping[str, Mapping[str, Estimate]]
-    faithfulness: Mapping[str, Mapping[str, Estimate]]
+    #: By map and metric.
+    estimates: Mapping[MapKey, Estimates]
+    #: Mean of query − centre and key − centre over the same pictures, by side and metric.
+    against_centre: Mapping[str, Estimates]
+    #: By order and curve; see `PictureResult.faithfulness`.
+    faithfulness: Mapping[str, Estimates]
     #: Time that scoring adds to both forward passes, as a share of theirs.
     scoring_ratio: float
 
@@ -81,76 +67,57 @@ class Summary:
         """Summarise results; of each only its figures are kept, so that memory stays bounded.
 
         Raises:
-            ValueError: no picture was scored.
+            InputError: no picture was scored.
         """
-        layer = main_layer(layers)
-        counted: Counter[str | None] = Counter()
-        forward = scoring = 0.0
-        maps: list[str] = []
-        followed: list[tuple[str, str]] = []
-        rows: list[NDArray[np.float64]] = []
+        figures = _Figures()
         for result in results:
-            counted[result.skipped] += 1
-            if result.skipped is not None:
-                continue
-            if not rows:
-                maps = list(result.scores)
-                followed = [(n, curve) for n, of in result.faithfulness.items() for curve in of]
-            scores = [getattr(result.scores[name], m) for name in maps for m in METRICS]
-            areas = [result.faithfulness[name][curve] for name, curve in followed]
-            rows.append(np.array([*scores, *areas]))
-            forward += result.forward_seconds
-            scoring += result.scoring_seconds
-        if not rows:
-            raise ValueError("no picture could be scored: " + skipped_in_words(counted))
-        values = np.stack(rows)
-        width = len(METRICS)
-
-        def columns(name: str) -> NDArray[np.float64]:
-            start = width * maps.index(name)
-            return values[:, start : start + width]
-
-        differences = [columns(f"{side}/{layer}") - columns("centre") for side in SIDES]
-        found = iter(Estimate.of_columns(np.hstack([values, *differences])))
-        estimates = {name: {m: next(found) for m in METRICS} for name in maps}
-        faithfulness: dict[str, dict[str, Estimate]] = {}
-        for name, curve in followed:
-            faithfulness.setdefault(name, {})[curve] = next(found)
+            figures.add(result)
+        if not figures.rows:
+            words = skipped_in_words(figures.counted)
+            raise InputError(f"no picture could be scored: {words}")
+        layer = main_layer(layers)
+        scores, areas = figures.columns()
+        differences: _Columns[str] = {
+            (side, m): scores[ModelMap(side, layer), m] - scores["centre", m]
+            for side in SIDES
+            for m in METRICS
+        }
+        # All at once: of the same resamples.
+        columns = [*scores.values(), *differences.values(), *areas.values()]
+        found = iter(Estimate.of_columns(np.column_stack(columns)))
         return cls(
             layer,
             tuple(layers),
-            len(rows),
-            {reason: counted[reason] for reason in SKIPPED},
-            estimates,
-            {side: {m: next(found) for m in METRICS} for side in SIDES},
-            faithfulness,
-            scoring / forward,
+            len(figures.rows),
+            {reason: figures.counted[reason] for reason in SKIPPED},
+            _rows(scores, found),
+            _rows(differences, found),
+            _rows(areas, found),
+            figures.scoring_seconds / figures.forward_seconds,
         )
 
-    def main_maps(self) -> dict[str, Mapping[str, Estimate]]:
+    def main_maps(self) -> dict[str, Estimates]:
         """The maps of the main layer and the baselines, by plain name."""
-        ours = {name: f"{name}/{self.layer}" for name in ("query", "key")}
-        twins = {name: f"{name}/{self.layer}" for name in ("untrained_query", "untrained_key")}
-        names = {**ours, **{b: b for b in BASELINES}, **twins}
-        return {name: self.estimates[full] for name, full in names.items()}
+        ours, random_weights = self._of_layer(self.layer, True), self._of_layer(self.layer, False)
+        return {**ours, **{name: self.estimates[name] for name in BASELINES}, **random_weights}
+
+    def _of_layer(self, layer: int, trained: bool) -> dict[str, Estimates]:
+        maps = [ModelMap(side, layer, trained) for side in SIDES]
+        return {of.kind: self.estimates[of] for of in maps}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see `evaluate` in the README."""
+        layers = {n: self._of_layer(n, True) | self._of_layer(n, False) for n in self.layers}
         found = {
             "layer": self.layer,
             "images": self.images,
             "skipped": dict(self.skipped),
-            "maps": {name: _plain(estimates) for name, estimates in self.main_maps().items()},
-            "layers": {
-                str(layer): {
-                    side: _plain(self.estimates[f"{side}/{layer}"]) for side in _MODEL_MAPS
-                }
-                for layer in self.layers
-            },
-            "against_centre": {n: _plain(e) for n, e in self.against_centre.items()},
+            "maps": _plain_rows(self.main_maps()),
+            "layers": {str(layer): _plain_rows(maps) for layer, maps in layers.items()},
+            "against_centre": _plain_rows(self.against_centre),
         }
         if self.faithfulness:
-            found["faithfulness"] = {n: _plain(e) for n, e in self.faithfulness.items()}
+            found["faithfulness"] = _plain_rows(self.faithfulness)
         return found
 
     def table(self) -> str:
@@ -159,8 +126,11 @@ class Summary:
 
     def layers_table(self) -> str:
         """The same for every layer, where there are several."""
-        names = {f"{s}/{n}" for n in self.layers for s in _MODEL_MAPS}
-        rows = {n.replace("/", ", "): e for n, e in self.estimates.items() if n in names}
+        rows = {
+            f"{of.kind}, {of.layer}": estimates
+            for of, estimates in self.estimates.items()
+            if isinstance(of, ModelMap)
+        }
         return _table(rows, METRIC_NAMES)
 
     def faithfulness_table(self) -> str:
@@ -169,19 +139,57 @@ class Summary:
         return _table(self.faithfulness, names)
 
 
+class _Figures:
+    """What a summary takes from results: a row of figures for each picture that was scored."""
+
+    def __init__(self) -> None:
+        self.counted: Counter[str | None] = Counter()
+        self.forward_seconds = self.scoring_seconds = 0.0
+        self.rows: list[NDArray[np.float64]] = []
+        self._maps: tuple[MapKey, ...] = ()
+        self._curves: tuple[tuple[str, str], ...] = ()
+
+    def add(self, result: PictureResult) -> None:
+        self.counted[result.skipped] += 1
+        if result.skipped is not None:
+            return
+        if not self.rows:
+            self._maps = tuple(result.scores)
+            self._curves = tuple(
+                (n, curve) for n, of in result.faithfulness.items() for curve in of
+            )
+        scores = [getattr(result.scores[name], m) for name in self._maps for m in METRICS]
+        areas = [result.faithfulness[order][curve] for order, curve in self._curves]
+        self.rows.append(np.array([*scores, *areas]))
+        self.forward_seconds += result.forward_seconds
+        self.scoring_seconds += result.scoring_seconds
+
+    def columns(self) -> tuple[_Columns[MapKey], _Columns[str]]:
+        """Scores by map and metric, and areas under curves by order and curve."""
+        columns = iter(np.stack(self.rows, axis=1))
+        scores = {(name, m): next(columns) for name in self._maps for m in METRICS}
+        return scores, {name: next(columns) for name in self._curves}
+
+
 def skipped_in_words(skipped: Mapping[str | None, int] | Mapping[str, int]) -> str:
     """Such as ``2 with objects under 1 % of the picture, 1 unannotated``, or ``none``."""
-    words = {
-        "small": "with objects under 1 % of the picture",
-        "large": "with objects over 80 % of it",
-        "unannotated": "unannotated",
-        "unreadable": "unreadable",
-    }
-    parts = [f"{n} {word}" for k, word in words.items() if (n := dict(skipped).get(k, 0))]
+    parts = [f"{n} {word}" for k, word in _IN_WORDS.items() if (n := dict(skipped).get(k, 0))]
     return ", ".join(parts) or "none"
 
 
-def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def _rows(columns: _Columns[_Row], found: Iterator[Estimate]) -> dict[_Row, Estimates]:
+    """The next estimates, one for each of the columns, row by row."""
+    rows: dict[_Row, dict[str, Estimate]] = {}
+    for row, column in columns:
+        rows.setdefault(row, {})[column] = next(found)
+    return dict(rows)
+
+
+def _plain_rows(rows: Mapping[str, Estimates]) -> dict[str, dict[str, Any]]:
+    return {name: _plain(estimates) for name, estimates in rows.items()}
+
+
+def _plain(estimates: Estimates) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, estimate in estimates.items():
         found[name] = round(estimate.mean, 6)
@@ -189,7 +197,8 @@ def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return found
 
 
-def _table(rows: Mapping[str, Mapping[str, Estimate]], columns: Mapping[str, str]) -> str:
+def _table(rows: Mapping[str, Estimates], columns: Mapping[str, str]) -> str:
+    """Rows of estimates under the columns' names, which are given by the estimates' keys."""
     width = max(16, *(len(name) + 1 for name in rows))
     lines = [f"{'map':<{width}}" + "".join(f"{name:>25}" for name in columns.values())]
     for name, estimates in rows.items():
@@ -203,22 +212,31 @@ def plot(summary: Summary, title: str, file: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    import matplotlib  # half a second, which only a drawing is worth
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"font.size": 9}):
         figure = Figure(figsize=(15, 3.6), layout="constrained")
         all_axes = figure.subplots(1, len(METRICS))
         for axes, (metric, name) in zip(all_axes, METRIC_NAMES.items(), strict=True):
-            centre = summary.estimates["centre"][metric].mean
-            axes.axhline(centre, color="0.4", linestyle="--", label="centre")
-            for color, side in zip(("tab:purple", "tab:orange"), SIDES, strict=True):
-                for prefix, style in (("", "o-"), ("untrained_", "x:")):
-                    of_layer = (summary.estimates[f"{prefix}{side}/{n}"] for n in summary.layers)
-                    found = [estimates[metric] for estimates in of_layer]
-                    means = [e.mean for e in found]
-                    errors = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
-                    label = f"{prefix.replace('_', ' ')}{side}"
-                    look = {"fmt": style, "color": color, "label": label, "capsize": 2}
-                    axes.errorbar(summary.layers, means, errors, **look)
+            _plot_metric(axes, summary, metric)
             axes.set(title=name, xlabel="layer", xticks=summary.layers)
         all_axes[-1].legend(fontsize=7)
         figure.suptitle(title)
-        figure.savefig(file, dpi=120)
+        with replacing(file) as png:
+            figure.savefig(png, format="png", dpi=120)
+
+
+def _plot_metric(axes: Any, summary: Summary, metric: str) -> None:
+    """One metric by layer: both sides, trained and not, and the centre as a level."""
+    centre = summary.estimates["centre"][metric].mean
+    axes.axhline(centre, color="0.4", linestyle="--", label="centre")
+    for color, side in zip(("tab:purple", "tab:orange"), SIDES, strict=True):
+        for trained, style in ((True, "o-"), (False, "x:")):
+            of_layers = [ModelMap(side, layer, trained) for layer in summary.layers]
+            found = [summary.estimates[of][metric] for of in of_layers]
+            means = [e.mean for e in found]
+            errors = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
+            label = side if trained else f"untrained {side}"
+            look = {"fmt": style, "color": color, "label": label, "capsize": 2}
+            axes.errorbar(summary.layers, means, errors, **look)

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from sima_core.coco.root import CocoError, find_root
-from sima_core.coco.split import CocoSplit, credit
+from sima_core.coco.split import CocoSplit, Filter, credit
 from sima_core.files import ASSETS
 
 
@@ -89,11 +89,13 @@ def test_credit_is_an_address_or_nothing():
 def test_filters(split):
     there = [i for i in range(1, 41) if i != 6]  # 6 has no file
     assert split.select() == there
-    assert split.select(["cat"]) == [2, 5, 7]
-    assert split.select(["dog", "person"]) == [1]
-    assert split.select(num_objects=(2, 5)) == [1]
-    assert split.select(num_objects=(0, 0)) == [3, 8]
-    assert split.select(largest=(0.5, 1)) == [5]
+    assert split.select(Filter(("cat",))) == [2, 5, 7]
+    assert split.select(Filter(("dog", "person"))) == [1]
+    assert split.select(Filter(num_objects=(2, 5))) == [1]
+    assert split.select(Filter(num_objects=(0, 0))) == [3, 8]
+    assert split.select(Filter(largest=(0.5, 1))) == [5]
+    with pytest.raises(CocoError, match="no category 'unicorn' in val2017"):
+        split.select(Filter(("cat", "unicorn")))
 
 
 def test_grey_pictures_are_read_and_others_named(split):

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sima_core import analyze, load_model
+from sima_core import Lens, analyze, load_model
 from sima_core.cli.commands import main
 from sima_core.coco.split import CocoSplit
 from sima_core.files import ASSETS, cache_folder
-from sima_core.scoring.evaluation import evaluate, faithfulness, untrained_twin
+from sima_core.scoring.evaluation import evaluate, faithfulness
 from sima_core.scoring.metrics import METRICS, Target
-from sima_core.scoring.summary import SKIPPED, Summary
+from sima_core.scoring.results import SKIPPED
+from sima_core.scoring.summary import Summary
 from sima_core.weights.loading import DEFAULT_CHECKPOINT
 from sima_core.weights.provenance import provenance
 
@@ -172,7 +173,7 @@ def test_faithfulness_of_a_model_whose_keys_have_their_own_grid(model, photo):
 
 def test_random_weights_are_the_same_each_time(model):
     torch.manual_seed(5)
-    one, other = untrained_twin(model), untrained_twin(model)
+    one, other = Lens(model).untrained().model, Lens(model).untrained().model
     assert not provenance(one).trained
     for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b)
