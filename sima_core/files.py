@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,11 +70,7 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     target = target.resolve()  # a link stays, and what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
-        number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(number)
-        partial = Path(name)
-        with suppress(OSError):
-            partial.chmod(0o666 & ~_umask())  # mkstemp keeps files to their owner
+        partial = target.parent / f".{secrets.token_hex(8)}.partial"
     try:
         with partial.open("wb") as file:
             yield file
@@ -120,9 +116,3 @@ def writing(what: str) -> Iterator[None]:
         if is_full(error):
             raise DiskError(f"The disk is full, so {what} cannot be written: make room.") from None
         raise DiskError(f"{what} cannot be written: {reason(error)}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
