@@ -22,7 +22,6 @@ from sima_core.cli.options import (
     PngFile,
     Resolution,
     Split,
-    Whole,
     Wholes,
     computes,
     require_png,
@@ -31,6 +30,7 @@ from sima_core.cli.options import (
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
+from sima_core.numbers import Whole
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens

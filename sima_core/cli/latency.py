@@ -19,12 +19,12 @@ from sima_core.cli.options import (
     PngFile,
     Resolution,
     SweepOver,
-    Whole,
     computes,
     require_png,
 )
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
+from sima_core.numbers import Whole
 
 if TYPE_CHECKING:
     import torch

@@ -12,6 +12,7 @@ from sima_core import environment
 from sima_core.coco.root import NO_COCO, default_root, find_root, named_root
 from sima_core.errors import InputError
 from sima_core.files import reason
+from sima_core.numbers import Whole, whole_number
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
@@ -23,18 +24,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)  # cyclopts itself would take 12.5 for 12
-    except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
-
-
-Whole = Annotated[int, Parameter(converter=lambda _, tokens: _whole_number(tokens[0].value))]
 Wholes = Annotated[
     list[int],
     Parameter(
-        converter=lambda _, tokens: [_whole_number(token.value) for token in tokens],
+        converter=lambda _, tokens: [whole_number(token.value) for token in tokens],
         consume_multiple=(1, None),
     ),
 ]

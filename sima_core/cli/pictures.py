@@ -17,13 +17,13 @@ from sima_core.cli.options import (
     ModelOptions,
     PngFile,
     Resolution,
-    Whole,
     computes,
     require_png,
 )
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError, SimaLensError
 from sima_core.files import reason, writing
+from sima_core.numbers import Whole
 
 
 @computes

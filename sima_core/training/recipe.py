@@ -16,6 +16,7 @@ from cyclopts import Group, Parameter, Token
 from cyclopts.validators import mutually_exclusive
 
 from sima_core.errors import InputError, SimaLensError
+from sima_core.numbers import Whole
 
 #: Pictures are kept in memory with a shorter side of at most so many pixels.
 STORED_SIDE = 256
@@ -75,15 +76,6 @@ def _one_phase(_: Any, tokens: Sequence[Token]) -> tuple[Phase, ...]:
     return (Phase(1.0, resolutions_from(tokens[-1].value)),)
 
 
-def _whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    text = tokens[-1].value
-    try:
-        return int(text)  # cyclopts' own converter would take 12.5 for 12
-    except ValueError:
-        raise InputError(f"{text!r} is no whole number") from None
-
-
-_Whole = Annotated[int, Parameter(converter=_whole_number)]
 _Share = Annotated[float, Parameter(metavar="SHARE")]
 
 
@@ -96,12 +88,12 @@ class Settings:
     """
 
     model: Annotated[str, Parameter(metavar="NAME", help="see models")]
-    seed: Annotated[_Whole, Parameter(metavar="S")] = 0
+    seed: Annotated[Whole, Parameter(metavar="S")] = 0
     epochs: Annotated[
         float,
         Parameter(group=LENGTH, metavar="N", help="passes over the pictures; need not be whole"),
     ] = 10.0
-    batch_size: Annotated[_Whole, Parameter(metavar="B")] = 128
+    batch_size: Annotated[Whole, Parameter(metavar="B")] = 128
     #: A name that timm's `create_optimizer_v2` knows.
     optimizer: Annotated[str, Parameter(help="a name of timm's")] = "muon"
     learning_rate: float = 2e-3
@@ -130,7 +122,7 @@ class Settings:
     ] = 0.0
     #: The coarsest source's shorter side is best.
     sharpest_side: Annotated[
-        _Whole,
+        Whole,
         Parameter(
             name="--sharpest",
             metavar="PX",
