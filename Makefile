@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := run
-.PHONY: run test lint clean
+.PHONY: run test lint wheel clean
 
 run: $(VENV)/.app-ready  ## start the app
 	$(BIN)/python app.py
@@ -18,8 +18,11 @@ lint: $(VENV)/.dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+wheel: $(VENV)/.dev-ready  ## dist/sima_lens-….whl: the library and the command sima-lens
+	$(BIN)/python -m build --wheel --no-isolation
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) dist
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 run")'

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,7 +54,7 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     """A new file that becomes `target` if the block ends well, and vanishes if it does not.
 
     Whatever happens meanwhile, the name points to the old file or to the whole new one. Folders are
-    made as needed.
+    made as needed. What is no file, such as a pipe, is written as it comes.
 
     Args:
         partial: where the file grows; on the same disk. Else beside the target, under a name of its
@@ -63,13 +63,14 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
+    if target.exists() and not target.is_file():  # /dev/stdout or a pipe: nothing to replace
+        with target.open("wb") as file:
+            yield file
+        return
+    target = target.resolve()  # a link stays, and what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
-        number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(number)
-        partial = Path(name)
-        with suppress(OSError):
-            partial.chmod(0o666 & ~_umask())  # mkstemp keeps files to their owner
+        partial = target.parent / f".{secrets.token_hex(8)}.partial"
     try:
         with partial.open("wb") as file:
             yield file
@@ -115,9 +116,3 @@ def writing(what: str) -> Iterator[None]:
         if is_full(error):
             raise DiskError(f"The disk is full, so {what} cannot be written: make room.") from None
         raise DiskError(f"{what} cannot be written: {reason(error)}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

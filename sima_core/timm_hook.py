@@ -23,6 +23,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         if name in _AWAITED and self in sys.meta_path:
             sys.meta_path.remove(self)
+            if "sima_core.models" in sys.modules:  # it is on its way, and asks for both itself
+                return None
             # It imports both itself, so the import that is under way finds all of it done.
             importlib.import_module("sima_core.models")
             return importlib.machinery.ModuleSpec(name, _Done())

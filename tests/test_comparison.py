@@ -8,7 +8,7 @@ from PIL import Image
 
 from sima_core import load_model, provenance, token_norms
 from sima_core.bench.whole_models import time_models
-from sima_core.cli.commands import main
+from sima_core.cli import main
 from sima_core.comparison import Choice, compare, load_choice, look
 from sima_core.lens.layers import patch_size
 from sima_core.lens.pictures import preprocess

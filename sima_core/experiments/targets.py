@@ -173,7 +173,7 @@ def _models() -> Iterator[Target]:
 
 _MEMORY_PROGRAM = f"""
 import resource, torch
-from sima_core.attention import sima_attention
+from sima_core.attention.operation import sima_attention
 torch.set_num_threads({{threads}})
 qkv = torch.randn(1, {MANY_TOKENS}, {3 * WIDTH})
 with torch.inference_mode():

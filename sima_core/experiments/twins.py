@@ -20,11 +20,14 @@ from tqdm import tqdm
 
 from sima_core.bench.whole_models import time_models
 from sima_core.coco.split import CocoSplit, Filter
+from sima_core.errors import SimaLensError
+from sima_core.files import reason, write_text
 from sima_core.lens.layers import SIDES
 from sima_core.scoring.evaluation import evaluate
 from sima_core.scoring.summary import Summary
 from sima_core.training.data import TrainingData
-from sima_core.training.run import LossNotFiniteError, Phase, Settings, TrainingError, train
+from sima_core.training.recipe import LossNotFiniteError, Phase, Settings, TrainingError
+from sima_core.training.train import train
 from sima_core.weights.loading import load_model
 
 #: The models compared by default: XCiT with XCA and SimA; DeiT with softmax, SimA, SimA with a
@@ -107,8 +110,7 @@ def compare_twins(
         try:
             runs[model].append(_run(data, settings, out / f"{model}-{seed}", split))
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise TrainingError(f"{out.name} cannot be written ({reason}).") from None
+            raise TrainingError(f"{out.name} cannot be written ({reason(error)}).") from None
     forward_seconds = _forward_seconds(models)
     return [_twin(model, runs[model], forward_seconds[model]) for model in models]
 
@@ -137,7 +139,7 @@ def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit)
         model = load_model(trained.weights)
         try:
             summary = Summary.of(list(evaluate(split, model)), [12]).main_maps()
-        except ValueError as error:  # all objects too small, say
+        except SimaLensError as error:  # all objects too small, say
             raise TrainingError(str(error)) from None
         found |= {
             "top1": trained.accuracy[side].top1,
@@ -145,7 +147,7 @@ def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit)
             "auc": {s: summary[s]["auc"].mean for s in SIDES},
             "pointing_game": {s: summary[s]["pointing_game"].mean for s in SIDES},
         }
-    (folder / _RESULT).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    write_text(folder / _RESULT, json.dumps(found, indent=1) + "\n")
     return found
 
 

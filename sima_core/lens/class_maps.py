@@ -16,9 +16,8 @@ from sima_core.lens.layers import (
     Layer,
     find_layers,
     on_grid,
-    patch_size,
+    require_fitting,
     require_head,
-    require_whole_patches,
 )
 
 #: The class token's attention in the last layer, or rolled out over all layers.
@@ -65,7 +64,7 @@ def attention_maps(
         layers = [_last_layer(model, known, over_class)]
     require_head(head, layers[-1].num_heads)
     size = pixels.shape[-2:]
-    require_whole_patches(patch_size(model), *size)
+    require_fitting(model, *size)
     with _queries_keys(model, layers) as captured, torch.no_grad():
         model(pixels)
         if kind == "rollout":

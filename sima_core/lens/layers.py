@@ -145,12 +145,19 @@ def patch_size(model: nn.Module) -> int:
     return max(_strides(model).values())
 
 
-def require_whole_patches(size: int, height: int, width: int) -> None:
-    """Refuse a picture's sides, in pixels, that the patch does not divide.
+def require_fitting(model: Any, height: int, width: int) -> None:
+    """Refuse a picture's sides, in pixels, that the model does not take.
 
     Raises:
-        InputError: it does not.
+        InputError: the patch does not divide them, or the model was made for other ones alone.
     """
+    size, embedding = patch_size(model), getattr(model, "patch_embed", None)
+    fixed = getattr(embedding, "img_size", None)
+    if fixed and getattr(embedding, "strict_img_size", False) and tuple(fixed) != (height, width):
+        raise InputError(
+            f"this model takes pictures of {fixed[0]} × {fixed[1]} pixels alone, and got "
+            f"{height} × {width}: make it with dynamic_img_size=True"
+        )
     if height % size or width % size:
         raise InputError(
             f"the input's sides must be multiples of the patch ({size}); got {height} × {width}"

@@ -21,8 +21,7 @@ from sima_core.lens.layers import (
     find_layers,
     layer_numbers,
     on_grid,
-    patch_size,
-    require_whole_patches,
+    require_fitting,
 )
 
 
@@ -64,7 +63,6 @@ class NormRecorder:
         known = find_layers(model) if known is None else known
         self._model = model
         self._layers = {n: known[n - 1] for n in layer_numbers(layers, len(known))}
-        self._patch = patch_size(model)
         self._handles: list[RemovableHandle] = []
         self._norms: dict[int, tuple[Tensor, Tensor]] = {}
         self._size = (0, 0)
@@ -90,7 +88,7 @@ class NormRecorder:
     def _note_size(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() == self._thread:
             height, width = args[0].shape[-2:]
-            require_whole_patches(self._patch, height, width)
+            require_fitting(module, height, width)
             self._size = (height, width)
 
     def _recorder(self, layer: Layer) -> Callable[[Tensor, Tensor], None]:

@@ -106,7 +106,7 @@ class Summary:
         return {of.kind: self.estimates[of] for of in maps}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; see `evaluate` in the README."""
+        """For JSON; see docs/evidence.md."""
         layers = {n: self._of_layer(n, True) | self._of_layer(n, False) for n in self.layers}
         found = {
             "layer": self.layer,

@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
+from sima_core.errors import InputError
 from sima_core.training.data import PictureSet
 
 _BATCH = 64
@@ -47,10 +48,10 @@ def held_out_accuracy(model: nn.Module, pictures: PictureSet, resolution: int = 
     class counts as ranked only before those with smaller logits.
 
     Raises:
-        ValueError: there are no pictures.
+        InputError: there are no pictures.
     """
     if not len(pictures):
-        raise ValueError("there are no held-out pictures to measure the accuracy on")
+        raise InputError("there are no held-out pictures to measure the accuracy on")
     device = next(model.parameters()).device
     model.eval()
     ranks = []

@@ -19,11 +19,11 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from tqdm import tqdm
 
+from sima_core.errors import SimaLensError
 from sima_core.lens.pictures import ImageError, load_image
 from sima_core.machine import available_memory, cpu_quota
+from sima_core.training.recipe import STORED_SIDE
 
-#: Pictures are kept in memory with a shorter side of at most so many pixels.
-STORED_SIDE = 256
 #: Memory in bytes that must stay free beside the decoded pictures.
 MEMORY_RESERVE = 2 * 2**30
 #: Cosine of two signatures from which on two pictures count as the same. Between 0.95 and
@@ -39,7 +39,7 @@ _SIGNATURE_SIDE = 16
 _CHUNK = 2048
 
 
-class TrainingDataError(ValueError):
+class TrainingDataError(SimaLensError, ValueError):
     """The pictures cannot be used; the message says why, and what to do, in one sentence."""
 
 
@@ -116,7 +116,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One picture in a source, still encoded."""
+    """Where one picture lies, and what that tells."""
 
     source: str
     class_id: str
@@ -124,7 +124,6 @@ class _Entry:
     held_out: bool | None
     #: Where it lies inside the source, for messages.
     name: str
-    encoded: bytes
 
 
 def read_training_data(
@@ -143,41 +142,16 @@ def read_training_data(
     Raises:
         TrainingDataError: no such source, no pictures in classes, or more than fits in memory.
     """
-    pixels: list[NDArray[np.uint8]] = []
-    found: list[tuple[str, str, bool | None, str]] = []
-    unreadable = 0
-    entries = _entries(sources)
-    with (
-        ThreadPoolExecutor(cpu_quota()) as pool,
-        tqdm(unit="picture", desc="reading", leave=False) as progress,
-    ):
-        while chunk := list(islice(entries, _CHUNK)):  # so that few encoded pictures wait
-            for entry, decoded in zip(chunk, pool.map(_decode, chunk), strict=True):
-                if decoded is None:
-                    unreadable += 1
-                    if unreadable <= NAMED_PROBLEMS:
-                        tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
-                    continue
-                pixels.append(decoded)
-                found.append((entry.source, entry.class_id, entry.held_out, entry.name))
-            progress.update(len(chunk))
-            if available_memory() < MEMORY_RESERVE:
-                raise TrainingDataError(
-                    f"After {len(pixels):,} pictures the memory is nearly full: train on fewer."
-                )
-    if not pixels:
-        raise TrainingDataError(
-            "No picture was found: expected folders or tar files of <class>/<picture>."
-        )
-    class_ids = tuple(sorted({class_id for _, class_id, _, _ in found}))
+    entries, pixels, unreadable = _read(sources)
+    class_ids = tuple(sorted({entry.class_id for entry in entries}))
     if len(class_ids) < 2:
         raise TrainingDataError(
             f"All pictures are in one folder ({class_ids[0]}): expected one folder a class."
         )
     index = {class_id: i for i, class_id in enumerate(class_ids)}
-    labels = np.array([index[class_id] for _, class_id, _, _ in found], dtype=np.int64)
-    everything = PictureSet(pixels, labels, tuple(source for source, *_ in found))
-    is_held_out = _held_out([(said, name) for _, _, said, name in found])
+    labels = np.array([index[entry.class_id] for entry in entries], dtype=np.int64)
+    everything = PictureSet(pixels, labels, tuple(entry.source for entry in entries))
+    is_held_out = _held_out(entries)
     if is_held_out.all():
         raise TrainingDataError("All pictures are held out: name the pictures to train on as well.")
     training, held_out = everything.without(is_held_out), everything.without(~is_held_out)
@@ -245,14 +219,51 @@ def near_duplicates(
     return in_one, in_other
 
 
-def _held_out(told: Sequence[tuple[bool | None, str]]) -> NDArray[np.bool_]:
-    if any(said for said, _ in told):
-        return np.array([bool(said) for said, _ in told])
+def _held_out(entries: Sequence[_Entry]) -> NDArray[np.bool_]:
+    if any(entry.held_out for entry in entries):
+        return np.array([bool(entry.held_out) for entry in entries])
     # By name, so that it does not depend on the order of files.
-    return np.array([zlib.crc32(name.encode()) % HELD_OUT_EVERY == 0 for _, name in told])
+    return np.array([zlib.crc32(entry.name.encode()) % HELD_OUT_EVERY == 0 for entry in entries])
 
 
-def _entries(sources: Sequence[Path]) -> Iterator[_Entry]:
+def _read(sources: Sequence[Path]) -> tuple[list[_Entry], list[NDArray[np.uint8]], int]:
+    """All pictures that can be read, and how many cannot: where they lie, and their pixels.
+
+    Raises:
+        TrainingDataError: no such source, no pictures in classes, or more than fits in memory.
+    """
+    found: list[_Entry] = []
+    pixels: list[NDArray[np.uint8]] = []
+    unreadable = 0
+    encoded = _encoded(sources)
+    with (
+        ThreadPoolExecutor(cpu_quota()) as pool,
+        tqdm(unit="picture", desc="reading", leave=False) as progress,
+    ):
+        while chunk := list(islice(encoded, _CHUNK)):  # so that few encoded pictures wait
+            decoded = pool.map(_decode, (content for _, content in chunk))
+            for (entry, _), picture in zip(chunk, decoded, strict=True):
+                if picture is None:
+                    unreadable += 1
+                    if unreadable <= NAMED_PROBLEMS:
+                        tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
+                    continue
+                found.append(entry)
+                pixels.append(picture)
+            progress.update(len(chunk))
+            if available_memory() < MEMORY_RESERVE:
+                raise TrainingDataError(
+                    f"After {len(pixels):,} pictures the memory is nearly full: train on fewer."
+                )
+    if not pixels:
+        raise TrainingDataError(
+            "No picture was found: expected folders or tar files of <class>/<picture>."
+        )
+    return found, pixels, unreadable
+
+
+def _encoded(sources: Sequence[Path]) -> Iterator[tuple[_Entry, bytes]]:
+    """All pictures of all sources, as their files hold them."""
     for path in map(Path, map(os.path.abspath, sources)):  # so that `.` has a name
         if path.is_dir() and path.name.lower() in _TRAIN | _HELD_OUT:  # photos/train is of photos
             yield from _in_source(f"{path.parent.name}-{path.name}", _files(path))
@@ -266,7 +277,7 @@ def _entries(sources: Sequence[Path]) -> Iterator[_Entry]:
             )
 
 
-def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[_Entry]:
+def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[_Entry, bytes]]:
     """The pictures of one source; `stem` is its name, which may end in -train or -val."""
     before, _, after = stem.rpartition("-")
     split = after.lower() if before and after.lower() in _TRAIN | _HELD_OUT else None
@@ -280,7 +291,8 @@ def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[_En
         told = next((p.lower() for p in parts[:-2] if p.lower() in _TRAIN | _HELD_OUT), split)
         folder = parts[-2]
         class_id = folder if re.fullmatch(r"n\d{8}", folder) else f"{source}/{folder}"
-        yield _Entry(source, class_id, None if told is None else told in _HELD_OUT, name, encoded)
+        held_out = None if told is None else told in _HELD_OUT
+        yield _Entry(source, class_id, held_out, name), encoded
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -307,10 +319,10 @@ def _tar_members(file: Path) -> Iterator[tuple[str, bytes]]:
         ) from None
 
 
-def _decode(entry: _Entry) -> NDArray[np.uint8] | None:
+def _decode(encoded: bytes) -> NDArray[np.uint8] | None:
     """RGB, no larger than needed; None if it cannot be read."""
     try:
-        image = load_image(entry.encoded)
+        image = load_image(encoded)
     except ImageError:
         return None
     shorter = min(image.size)

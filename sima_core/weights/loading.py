@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from sima_core.files import ASSETS, file_sha256
+from sima_core.files import ASSETS, file_sha256, reason
 from sima_core.models.architectures import ARCHITECTURES, create_model, translate_names
 from sima_core.weights.formats import (
     CheckpointError,
@@ -69,8 +69,7 @@ def load_model(
         if path.is_dir():
             raise CheckpointError(f"{path.name} is a folder: name the checkpoint file in it.")
     except OSError as error:  # no permission, a name that is too long, a full disk
-        reason = error.strerror or type(error).__name__
-        raise CheckpointError(f"{shown(path.name)} cannot be read: {reason}.") from None
+        raise CheckpointError(f"{shown(path.name)} cannot be read: {reason(error)}.") from None
     if isinstance(source, Path) or len(path.parts) > 1 or path.suffix in WEIGHT_SUFFIXES:
         raise CheckpointError(
             f"There is no file {shown(path.name)}: check the name and the folder."

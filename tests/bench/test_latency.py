@@ -29,7 +29,7 @@ from sima_core.bench.sweeps import sweep
 from sima_core.bench.timing import Ratio, Timings, interleave
 from sima_core.machine import require_memory
 from tests.attention.test_operation import written_out
-from tests.cli.test_commands import run
+from tests.cli.support import run
 
 
 @pytest.fixture(params=["kernel", "torch"])

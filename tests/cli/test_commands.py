@@ -1,25 +1,17 @@
-"""The command line, run as a user runs it."""
+"""The commands on pictures, run as a user runs them."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sima_core import load_image, load_model, token_norms
-from sima_core.cli.commands import unique_stems
+from sima_core.cli.pictures import unique_stems
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.provenance import provenance
+from tests.cli.support import run
 from tests.support import ROOT
-
-
-def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sima_core", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_heatmap_writes_four_files_for_each_image(photo, tmp_path):
@@ -94,8 +86,7 @@ def test_models_lists_every_architecture():
     assert done.returncode == 0
     assert "sima_large_24_p8" in done.stdout
     assert "GMACs" in done.stdout.splitlines()[0]
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert done.stdout in readme  # the table there is what the command prints
+    assert done.stdout in (ROOT / "docs" / "models.md").read_text("utf-8")
 
 
 def test_outputs_never_meet_each_other_or_an_input(tmp_path):

@@ -133,6 +133,13 @@ def test_models_without_attention_are_refused(build):
         Lens(build())
 
 
+def test_models_of_one_size_say_so(photo):
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1).eval()
+    with pytest.raises(sima_core.InputError, match=r"224 × 224 pixels alone.*dynamic_img_size"):
+        Lens(vit).analyze(photo, 64)
+    assert Lens(vit).analyze(photo.resize((90, 90))).grid == (14, 14)
+
+
 def test_untrained_twins_of_models_of_unknown_origin():
     model = small("vit_tiny_patch16_224")
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sima_core import Lens, analyze, load_model
-from sima_core.cli.commands import main
+from sima_core.cli import main
 from sima_core.coco.split import CocoSplit
 from sima_core.files import ASSETS, cache_folder
 from sima_core.scoring.evaluation import evaluate, faithfulness

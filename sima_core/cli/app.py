@@ -1,0 +1,94 @@
+"""Every command by name, and the one place where a command's end becomes an exit status."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from sima_core.cli.options import BAD_USAGE, INTERRUPTED, OK
+from sima_core.errors import InputError, SimaLensError
+
+#: The commands in the order of the help: name, where its function (or group) is, what it does.
+_COMMANDS = (
+    ("heatmap", "pictures:heatmap", "write the Q̂ and K̂ heatmaps of pictures"),
+    ("latency", "latency:latency", "time both orders of the product, side by side"),
+    ("compare", "pictures:compare", "models, layers or heads on one picture"),
+    ("coco", "coco:coco", "fetch pictures and annotations of COCO 2017"),
+    ("evaluate", "coco:evaluate", "score heatmaps against COCO's object masks"),
+    ("train", "training:train", "train an architecture on labelled pictures"),
+    ("accuracy", "training:accuracy", "how often held-out pictures are named rightly"),
+    ("twins", "training:twins", "train SimA and its rivals under one recipe, and compare them"),
+    ("models", "pictures:models", "list the architectures"),
+)
+
+
+def _shown(default: Any) -> str | None:
+    """How a default stands in the help: not at all for flags and for what need not be given."""
+    return None if default is None or default is False else str(default)
+
+
+app = App(
+    name="sima-lens",
+    help="Which image tokens a softmax-free vision transformer (SimA) listens to.",
+    help_format="plaintext",
+    version_flags=(),
+    # As everywhere: no --no-… for a flag, the last of two values counts, and [x].png is a file.
+    default_parameter=Parameter(
+        negative=(),
+        allow_repeating=True,
+        json_list=False,
+        json_dict=False,
+        show_default=_shown,
+    ),
+)
+for _number, (_name, _function, _help) in enumerate(_COMMANDS):
+    app.command(f"sima_core.cli.{_function}", name=_name, help=_help, sort_key=_number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    That is 0, 1 if some inputs failed, 2 for what cannot be done, 130 if interrupted.
+
+    Args:
+        arguments: what stands behind the program's name; else the process's own.
+    """
+    tokens = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _run(tokens)
+    except CycloptsError as error:
+        sentence = " ".join(str(error).split())  # one line
+        return _refuse(f"{sentence} {_see(error.command_chain or ())}")
+    except SimaLensError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        return OK
+    except SystemExit as stop:  # how rich, which prints the helps, ends in that case
+        if isinstance(stop.__context__, BrokenPipeError):
+            return OK
+        raise
+
+
+def _run(tokens: list[str]) -> int:
+    command, bound, withheld = app.parse_args(tokens, print_error=False, exit_on_error=False)
+    if command == app.help_print and not {"--help", "-h"}.intersection(tokens):
+        # Nothing was named, or a group and no more.
+        raise InputError(f"the following arguments are required: COMMAND {_see(tokens)}")
+    for name in withheld:  # a command that tells how it was called
+        bound.arguments[name] = tokens
+    status: int | None = command(*bound.args, **bound.kwargs)
+    return status or OK
+
+
+def _see(command: Sequence[str]) -> str:
+    return f"(see {' '.join(('sima-lens', *command))} --help)"
+
+
+def _refuse(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return BAD_USAGE

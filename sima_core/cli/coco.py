@@ -1,0 +1,212 @@
+"""COCO 2017: ``coco download`` and ``evaluate``."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from cyclopts.validators import mutually_exclusive
+
+from sima_core.cli.options import (
+    BUNDLED,
+    FOUND_COCO,
+    OK,
+    SOME_FAILED,
+    AnnotatedSplit,
+    CocoOptions,
+    JsonFile,
+    ModelOptions,
+    PngFile,
+    Resolution,
+    Split,
+    Wholes,
+    computes,
+    require_png,
+    require_writable,
+)
+from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.errors import InputError
+from sima_core.files import write_text, writing
+from sima_core.numbers import Whole
+
+if TYPE_CHECKING:
+    from sima_core.lens.lens import Lens
+    from sima_core.scoring.results import PictureResult
+    from sima_core.scoring.summary import Summary
+
+#: The group of commands ``coco``.
+coco = App(name="coco", version_flags=())
+_WHICH = Group("", validator=mutually_exclusive)
+
+
+@coco.command(
+    help="fetch a split's pictures and their annotations\n\n"
+    "Fetch pictures of COCO 2017 and the list of a split's objects from COCO's host. Without "
+    "--images and --ids: the whole split, or with --annotations the list alone. What is there "
+    "already is kept; run it again after an interruption."
+)
+def download(
+    *,
+    place: CocoOptions = FOUND_COCO,
+    split: Split = "val2017",
+    images: Annotated[Whole | None, Parameter(metavar="N", group=_WHICH)] = None,
+    ids: Annotated[Wholes | None, Parameter(metavar="ID", group=_WHICH)] = None,
+    annotations: bool = False,
+    base_url: Annotated[str | None, Parameter(metavar="URL")] = None,
+) -> int:
+    """Fetch what is missing, and say how much that was.
+
+    Args:
+        images: the first N pictures by id
+        ids: these pictures
+        annotations: the list of objects
+        base_url: another host
+    """
+    from sima_core.coco import download as fetching
+
+    if images is not None and images < 1:
+        raise InputError("--images must be at least 1")
+    root = place.root_of_downloads()
+    report = fetching.download(root, split, ids, images, annotations, base_url or fetching.BASE_URL)
+    for name, why in report.failed.items():
+        print(f"{name!r}: {why}", file=sys.stderr)  # a name from a list may be anything
+    failed = f", {len(report.failed)} failed" if report.failed else ""
+    print(f"{report.fetched} picture(s) fetched, {report.present} already there{failed}: {root}")
+    return SOME_FAILED if report.failed else OK
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Results:
+    """Where scores go, beside standard output."""
+
+    json: JsonFile | None = None
+    plot: PngFile | None = None
+
+    def require_writable(self) -> None:
+        """Refuse, before any work, files that could not be written later.
+
+        Raises:
+            InputError: as `require_writable` and `require_png`.
+        """
+        if self.json:
+            require_writable(self.json)
+        if self.plot:
+            require_png("--plot", self.plot)
+
+    def write(self, about: dict[str, Any], found: "Summary", title: str) -> None:
+        """Write those that were asked for.
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+        from sima_core.scoring.summary import plot
+
+        with writing("the results"):
+            if self.json:
+                write_text(self.json, json.dumps(about, indent=1) + "\n")
+            if self.plot:
+                plot(found, title, self.plot)
+
+
+@computes
+def evaluate(
+    *,
+    place: CocoOptions = FOUND_COCO,
+    split: AnnotatedSplit = "val2017",
+    model: ModelOptions = BUNDLED,
+    layers: str = str(LAYER),
+    resolution: Resolution = RESOLUTION,
+    limit: Annotated[Whole | None, Parameter(metavar="N")] = None,
+    faithfulness: bool = False,
+    results: Results = Results(),
+    arguments: Annotated[list[str], Parameter(parse=False)],
+) -> int:
+    """A split's scores as a table, JSON and a plot.
+
+    Args:
+        layers: such as 12, 1,6,12 or all
+        limit: only the first N pictures
+        faithfulness: insertion and deletion too
+        arguments: how the command was called, for the JSON file.
+    """
+    root = place.root()
+    results.require_writable()
+    if limit is not None and limit < 1:
+        raise InputError("--limit must be at least 1")
+
+    from sima_core.coco.split import CocoSplit
+    from sima_core.machine import versions
+    from sima_core.scoring.evaluation import evaluate as score
+    from sima_core.scoring.summary import Summary, skipped_in_words
+
+    lens = model.load()
+    numbers = _layer_numbers(layers, lens)
+    lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
+    pictures = CocoSplit(root, split)
+    scored = score(pictures, lens, numbers, resolution, limit, faithfulness)
+    total = min(len(pictures.ids), limit or len(pictures.ids))
+    found = Summary.of(naming_problems(scored, total), numbers)
+
+    origin = lens.provenance
+    assert origin is not None  # that of what was loaded
+    title = f"{origin.source}, layer {found.layer}, {found.images} pictures of {split}"
+    print(f"{title} at {resolution} px; left out: {skipped_in_words(found.skipped)}")
+    _print_tables(found)
+    about = {
+        "command": "python -m sima_core " + shlex.join(arguments),
+        "checkpoint_sha256": origin.sha256,
+        "checkpoint": origin.source,
+        "architecture": origin.architecture,
+        "split": split,
+        "resolution": resolution,
+        **found.as_dict(),
+        "versions": versions(),
+    }
+    results.write(about, found, title)
+    return OK
+
+
+def _layer_numbers(text: str, lens: "Lens") -> list[int]:
+    if text.strip() == "all":
+        return lens.layer_numbers("all")
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--layers takes 12, 1,6,12 or all; got {text!r}") from None
+    return list(dict.fromkeys(lens.layer_numbers(numbers)))
+
+
+def naming_problems(
+    results: "Iterable[PictureResult]", total: int, most: int = 10
+) -> "Iterator[PictureResult]":
+    """The same results under a progress bar; says why pictures cannot be read.
+
+    Only of the first `most`, and counts on: a root with a few pictures may list thousands.
+    """
+    from tqdm import tqdm
+
+    problems = 0
+    for result in tqdm(results, total=total, unit="picture", leave=False):
+        if result.problem:
+            problems += 1
+            if problems <= most:
+                tqdm.write(result.problem, file=sys.stderr)
+        yield result
+    if problems > most:
+        print(f"… and {problems - most:,} more pictures cannot be read", file=sys.stderr)
+
+
+def _print_tables(found: "Summary") -> None:
+    print("means over pictures, 95 % bootstrap intervals")
+    print(found.table())
+    if len(found.layers) > 1:
+        print("\nby layer")
+        print(found.layers_table())
+    if found.faithfulness:
+        print("\ninsertion (higher is better) and deletion (lower is better): area under the curve")
+        print(found.faithfulness_table())
+    print(f"scoring took {found.scoring_ratio:.2f} of the time of the two models' forward passes")

@@ -1,0 +1,152 @@
+"""Pictures through models: ``heatmap``, ``compare`` and ``models``."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sima_core.cli.options import (
+    BUNDLED,
+    OK,
+    SOME_FAILED,
+    Folder,
+    Layer,
+    MapKind,
+    ModelOptions,
+    PngFile,
+    Resolution,
+    computes,
+    require_png,
+)
+from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.errors import InputError, SimaLensError
+from sima_core.files import reason, writing
+from sima_core.numbers import Whole
+
+
+@computes
+def heatmap(
+    images: list[Path],
+    /,
+    *,
+    out: Folder,
+    model: ModelOptions = BUNDLED,
+    layer: Layer = LAYER,
+    resolution: Resolution = RESOLUTION,
+) -> int:
+    """Maps, overlays and a description for each picture."""
+    from tqdm import tqdm
+
+    from sima_core.lens.export import write
+    from sima_core.lens.pictures import load_image
+
+    lens = model.load()
+    number = lens.layer(layer).number
+    lens.input_size(1, 1, resolution)  # raises for all pictures what would be raised for each
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {out}: {reason(error)}") from None
+    if not (lens.provenance and lens.provenance.trained):
+        print(f"note: {model.checkpoint} has untrained weights", file=sys.stderr)
+
+    failed = 0
+    jobs = zip(images, unique_stems(images, out), strict=True)
+    for path, stem in tqdm(jobs, total=len(images), unit="image", disable=len(images) < 2):
+        try:
+            analysis = lens.analyze(load_image(path), resolution, [number])
+            with writing("its results"):
+                write(analysis, out, stem, path.name, number)
+        except SimaLensError as error:
+            failed += 1
+            tqdm.write(f"{path}: {error}", file=sys.stderr)
+    print(f"maps of {len(images) - failed} of {len(images)} image(s) written to {out}")
+    return SOME_FAILED if failed else OK
+
+
+def unique_stems(images: Sequence[Path], out: Path) -> Iterator[str]:
+    """A stem for each image's output files, such that none meets another's or an input.
+
+    The first ``cat`` stays ``cat``, the next is ``cat-2``.
+    """
+    from sima_core.lens.export import output_names
+
+    taken = {str(image.resolve()).casefold() for image in images}  # as case-blind disks see it
+    for image in images:
+        stem, number = image.stem, 1
+        while True:
+            paths = {str((out / name).resolve()).casefold() for name in output_names(stem)}
+            if paths.isdisjoint(taken):
+                break
+            number += 1
+            stem = f"{image.stem}-{number}"
+        taken |= paths
+        yield stem
+
+
+@computes
+def compare(
+    image: Path,
+    /,
+    *,
+    models: Annotated[
+        str,
+        Parameter(
+            metavar="A,B,…",
+            help="two to four: architectures (see models), bundled, files or hf-hub:owner/name; "
+            "each may name its layer and head: bundled@6,bundled@12.2",
+        ),
+    ],
+    out: PngFile,
+    layer: Annotated[Whole, Parameter(help="where a model names none")] = LAYER,
+    resolution: Resolution = RESOLUTION,
+    map: MapKind = "norms",
+    seconds: float = 3.0,
+) -> int:
+    """A figure, and a line on each.
+
+    Args:
+        seconds: time budget of the timing
+    """
+    require_png("--out", out)
+
+    import torch
+
+    from sima_core import comparison
+    from sima_core.bench import calibration
+    from sima_core.lens.pictures import load_image
+    from sima_core.machine import Machine
+
+    calibration.apply()
+    choices = [comparison.Choice.parse(text, layer) for text in models.split(",")]
+    panels, times = comparison.compare(choices, load_image(image), resolution, map, seconds)
+    with writing("the figure"):
+        comparison.plot(panels, times, out)
+    print(Machine.here(torch.empty(0)))
+    for panel, timed in zip(panels, times, strict=True):
+        print(f"{panel.title:<48}{panel.weights:<34}{timed}")
+    return OK
+
+
+@computes
+def models() -> int:
+    """Every architecture with its size and cost at 224 × 224."""
+    from tqdm import tqdm
+
+    from sima_core.models.architectures import ARCHITECTURES, architectures
+
+    width = max(map(len, ARCHITECTURES)) + 2
+    columns = f"{'family':<8}{'attention':<13}{'heads':>7}{'parameters':>12}{'GMACs':>8}"
+    print(f"{'name':<{width}}{columns}")
+    progress = tqdm(architectures(), total=len(ARCHITECTURES), leave=False, unit="model")
+    for found in progress:
+        heads = found.num_heads
+        shown = heads if isinstance(heads, int) else "/".join(map(str, heads))
+        row = (
+            f"{found.name:<{width}}{found.family:<8}{found.attention:<13}{shown:>7}"
+            f"{found.parameters / 1e6:>10.2f} M{found.macs / 1e9:>8.2f}"
+        )
+        tqdm.write(row, file=sys.stdout)
+    return OK

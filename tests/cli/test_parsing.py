@@ -1,0 +1,101 @@
+"""How what was typed becomes a call, and how a call's end becomes a status and one line."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from sima_core.cli.app import app, main
+from sima_core.coco import download
+from sima_core.coco.root import CocoError
+from sima_core.errors import DiskError, InputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "see"),
+    [
+        ("", "the following arguments are required: COMMAND", "sima-lens"),
+        ("coco", "the following arguments are required: COMMAND", "sima-lens coco"),
+        ("nonsense", 'Unknown command "nonsense"', "sima-lens"),
+        ("coco nonsense", 'Unknown command "nonsense"', "sima-lens coco"),
+        ("heatmap", "requires an argument", "sima-lens heatmap"),
+        ("heatmap x.png", "--out requires an argument", "sima-lens heatmap"),
+        ("heatmap x.png --out", "--out requires an argument", "sima-lens heatmap"),
+        ("heatmap x.png --out o --layr 3", "Did you mean --layer?", "sima-lens heatmap"),
+        ("heatmap x.png --out o --no-layer", "Unknown option: --no-layer", "sima-lens heatmap"),
+        ("heatmap x.png --out o --layer twelve", "'twelve' is no whole", "sima-lens heatmap"),
+        ("heatmap x.png --out o --layer 12.0", "'12.0' is no whole", "sima-lens heatmap"),
+        ("latency x.png --seconds long", 'convert "long" into float', "sima-lens latency"),
+        ("latency x.png --no-json", "Unknown option: --no-json", "sima-lens latency"),
+        ("latency x.png y.png", "Unused Tokens: ['y.png']", "sima-lens latency"),
+        ("latency --sweep heads", 'Choose from: "dim", "tokens"', "sima-lens latency"),
+        ("evaluate --split test2017", 'Choose from: "val2017", "train2017"', "sima-lens evaluate"),
+        ("coco download --ids", "--ids requires at least 1", "sima-lens coco download"),
+        ("coco download --ids 1 two", "'two' is no whole", "sima-lens coco download"),
+        ("coco download --ids 1 --images 2", "Mutually exclusive", "sima-lens coco download"),
+    ],
+)
+def test_what_cannot_be_parsed_is_one_line(capsys, arguments, sentence, see):
+    assert main(arguments.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.endswith(f" (see {see} --help)\n")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+
+
+def parsed(arguments: str) -> dict[str, object]:
+    _, bound, _ = app.parse_args(arguments.split(), print_error=False, exit_on_error=False)
+    return bound.arguments
+
+
+def test_values_are_taken_as_they_are_meant():
+    found = parsed("heatmap [a].png b.png --out=none --layer -1 --resolution 64 --resolution 96")
+    assert found["images"] == [Path("[a].png"), Path("b.png")]
+    assert found["out"] == Path("none")
+    assert (found["layer"], found["resolution"]) == (-1, 96)  # the last one counts
+    assert parsed("heatmap --out o -- -a.png")["images"] == [Path("-a.png")]
+    assert parsed("coco download --ids 9 1 25 --split train2017")["ids"] == [9, 1, 25]
+    latency = parsed("latency x.png --seconds 1e-3 --device none --json")["bench"]
+    assert (latency.seconds, latency.device, latency.json) == (1e-3, "none", True)
+    assert parsed("evaluate --layers 1,6,-1 --checkpoint none")["layers"] == "1,6,-1"
+
+
+def download_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
+    def raise_it(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(download, "download", raise_it)
+    return main(["coco", "download", "--coco", "somewhere", "--ids", "1"])
+
+
+@pytest.mark.parametrize("error", [InputError, CocoError, DiskError])
+def test_what_is_said_to_people_is_one_line_and_status_2(monkeypatch, capsys, error):
+    assert download_that_raises(monkeypatch, error("There is nothing: look elsewhere.")) == 2
+    assert capsys.readouterr().err == "error: There is nothing: look elsewhere.\n"
+
+
+def test_interruptions_are_said(monkeypatch, capsys):
+    assert download_that_raises(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert download_that_raises(monkeypatch, BrokenPipeError()) == 0
+
+
+def test_a_strangers_error_is_not_shown_as_a_sentence(monkeypatch):
+    with pytest.raises(ValueError, match="shapes"):
+        download_that_raises(monkeypatch, ValueError("shapes (3,) and (4,) do not match"))
+
+
+def test_failed_pictures_are_status_1(monkeypatch, capsys):
+    report = download.Report(1, 0, {"2.jpg": "not in val2017"})
+    monkeypatch.setattr(download, "download", lambda *_: report)
+    assert main(["coco", "download", "--coco", "somewhere", "--ids", "1", "2"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "'2.jpg': not in val2017\n"
+    assert "1 picture(s) fetched, 0 already there, 1 failed" in said.out
