@@ -5,6 +5,7 @@ from app import (  # noqa: F401  # all, at start
     charts,
     controls,
     handlers,
+    own_checkpoint,
     page,
     raw_image,
     templating,

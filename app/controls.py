@@ -20,6 +20,10 @@ def photo_box(value: str | None = None, **kwargs: Any) -> RawImage:
     return RawImage(value, type="filepath", image_mode=None, **kwargs)
 
 
+def head_choices(num_heads: int) -> list[tuple[str, int]]:
+    return [("All heads", 0), *((f"Head {h}", h) for h in range(1, num_heads + 1))]
+
+
 def resolution_choice(label: str) -> gr.Dropdown:
     return gr.Dropdown(
         [(f"{r} px", r) for r in RESOLUTIONS], value=RESOLUTION, label=label, filterable=False

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.components import Component
@@ -17,18 +16,19 @@ from markupsafe import Markup
 
 from app.controls import (
     colormap_choice,
+    head_choices,
     opacity_slider,
     photo_box,
     resolution_choice,
     whole,
 )
-from app.handlers import COMPUTE, DRAW, LOAD, QUIET, plainly
+from app.handlers import COMPUTE, DRAW, QUIET, plainly
+from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
 from app.viewer import predictions_html, summary_html, viewer, viewer_html
 from app.visit import Look, Visit
 from app.visitors import (
     BUNDLED,
-    MODELS,
     analyze_within_limits,
     cache_folder,
     kept,
@@ -39,7 +39,6 @@ from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.lens.export import write
 from sima_core.lens.heatmaps import COLORMAPS
-from sima_core.lens.lens import Lens
 
 _FORGOTTEN = "this visit was forgotten after a long pause: choose the photo again."
 
@@ -133,50 +132,6 @@ def photo_on_show(seen: Look | None) -> str | None:
     return seen.path if seen and Path(seen.path).is_file() else None
 
 
-def model_note(lens: Lens) -> str:
-    """A sentence on the model in use."""
-    origin = lens.provenance
-    assert origin is not None  # it was loaded here
-    weights = f"weights from `{origin.source}`" if origin.trained else "**untrained weights**"
-    return f"In use: **{lens.name}**, {weights}, {origin.num_classes} classes."
-
-
-def head_choices(num_heads: int) -> list[tuple[str, int]]:
-    return [("All heads", 0), *((f"Head {h}", h) for h in range(1, num_heads + 1))]
-
-
-def controls_for(lens: Lens) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The note on another model, and updates of the layer and head controls."""
-    heads = max(layer.num_heads for layer in lens.layers)
-    return (
-        model_note(lens),
-        gr.update(maximum=lens.depth, value=min(LAYER, lens.depth)),
-        gr.update(choices=head_choices(heads), value=0),
-    )
-
-
-def use_model(source: str | None, model_key: str | None) -> tuple[Any, ...]:
-    """Load a visitor's checkpoint in place of the one they had."""
-    if not source or not source.strip():
-        raise InputError("choose a checkpoint file, or type a Hub id such as owner/name.")
-    lens = Lens.load(source.strip())
-    new_key = MODELS.add(lens)
-    MODELS.drop(model_key)
-    return new_key, *controls_for(lens)
-
-
-def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
-    """Load a Hub repository's checkpoint; the prefix may be left out, a file never meant."""
-    repo_id = repo_id.strip().removeprefix("hf-hub:").removeprefix("https://huggingface.co/")
-    return use_model(repo_id and f"hf-hub:{repo_id}", model_key)
-
-
-def use_bundled(model_key: str | None) -> tuple[Any, ...]:
-    """Go back to the bundled weights."""
-    MODELS.drop(model_key)
-    return None, *controls_for(BUNDLED)
-
-
 def download(
     seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float
 ) -> str:
@@ -196,33 +151,6 @@ def download(
             bundle.write(file, file.name)
             file.unlink()
     return str(archive)
-
-
-@dataclass(frozen=True)
-class OwnCheckpoint:
-    """The controls for a visitor's own checkpoint."""
-
-    note: gr.Markdown
-    upload: gr.File
-    hub_id: gr.Textbox
-    from_hub: gr.Button
-    back: gr.Button
-
-    @classmethod
-    def lay_out(cls) -> "OwnCheckpoint":
-        with gr.Accordion("Use your own checkpoint", open=False):
-            note = gr.Markdown(model_note(BUNDLED))
-            upload = gr.File(
-                label="SimA checkpoint (.safetensors, .pth)", type="filepath", height=110
-            )
-            hub_id = gr.Textbox(
-                label="or a Hugging Face Hub id", placeholder="owner/name", max_lines=1
-            )
-            with gr.Row():
-                from_hub = gr.Button("Load from Hub", size="sm", min_width=120)
-                back = gr.Button("Bundled weights", size="sm", min_width=120)
-            gr.Markdown("Only for your visit. Code in a file is never run.")
-        return cls(note, upload, hub_id, from_hub, back)
 
 
 @dataclass(frozen=True)
@@ -319,26 +247,6 @@ class Explore:
             **DRAW,
         )
 
-    def wire_checkpoint(self) -> None:
-        """Load the visitor's checkpoint and look again through it."""
-        own, key = self.own, self.visit.model_key
-        for listen, handler, given in (
-            (own.upload.upload, use_model, [own.upload, key]),
-            (own.from_hub.click, use_hub, [own.hub_id, key]),
-            (own.hub_id.submit, use_hub, [own.hub_id, key]),
-            (own.back.click, use_bundled, [key]),
-        ):
-            loading = listen(
-                plainly(handler),
-                given,
-                [key, own.note, self.visit.layer, self.head],
-                **LOAD,
-                show_progress_on=own.note,
-            )
-            # The note says what is used; after a failure another file may be chosen.
-            self.look_after(loading).then(lambda: None, None, own.upload, **QUIET)
-            loading.failure(lambda: None, None, own.upload, **QUIET)
-
     def wire_download(self) -> None:
         """Pack the maps, then press the hidden button that holds the archive."""
         self.save.click(
@@ -357,7 +265,7 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     # Each visit begins with the sample that was analysed when the app started.
     demo.load(lambda: first, None, visit.look, **QUIET)
     tab.wire_photo()
-    tab.wire_checkpoint()
+    tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
     return tab
 

@@ -8,12 +8,14 @@ import shutil
 import gradio as gr
 import numpy as np
 import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from PIL import Image
 from playwright.sync_api import expect
 
 import app as package
 from app.handlers import plainly, plainly_each
-from app.page import open_picture
+from app.page import launch, open_picture
 from app.tabs import compare, latency
 from app.tabs.explore import look
 from app.visit import CocoLook
@@ -96,13 +98,31 @@ def test_our_own_sentences_are_shown_escaped():
         assert caught.value.message == shown
 
 
-def test_a_strangers_error_is_not_shown():
-    def handler():
-        np.zeros(3).reshape(2, 2)
+def reshaped():
+    """A handler in which numpy raises a ValueError."""
+    return np.zeros(3).reshape(2, 2).tolist()
 
+
+def test_a_strangers_error_is_no_sentence_of_ours():
     with pytest.raises(ValueError, match="cannot reshape") as caught:
-        plainly(handler)()
+        plainly(reshaped)()
     assert not isinstance(caught.value, gr.Error)
+
+
+def test_a_strangers_error_is_not_shown(monkeypatch):
+    options = {}
+    monkeypatch.setattr(gr.Blocks, "launch", lambda demo, **given: options.update(given))
+    launch(gr.Blocks())
+    monkeypatch.undo()
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.Button().click(plainly(reshaped), None, gr.JSON(), api_name="reshaped")
+    demo.launch(prevent_thread_lock=True, quiet=True, **options)
+    try:
+        with pytest.raises(AppError) as caught:
+            Client(demo.local_url, verbose=False).predict(api_name="/reshaped")
+    finally:
+        demo.close()
+    assert "reshape" not in str(caught.value)
 
 
 @pytest.mark.browser

@@ -1,0 +1,104 @@
+"""A visitor's own checkpoint: loaded for one visit, in place of the bundled weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.events import Dependency
+
+from app.controls import head_choices
+from app.handlers import LOAD, QUIET, plainly
+from app.visit import Visit
+from app.visitors import BUNDLED, MODELS
+from sima_core.defaults import LAYER
+from sima_core.errors import InputError
+from sima_core.lens.lens import Lens
+
+
+def model_note(lens: Lens) -> str:
+    """A sentence on the model in use."""
+    origin = lens.provenance
+    assert origin is not None  # it was loaded here
+    weights = f"weights from `{origin.source}`" if origin.trained else "**untrained weights**"
+    return f"In use: **{lens.name}**, {weights}, {origin.num_classes} classes."
+
+
+def controls_for(lens: Lens) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The note on another model, and updates of the layer and head controls."""
+    heads = max(layer.num_heads for layer in lens.layers)
+    return (
+        model_note(lens),
+        gr.update(maximum=lens.depth, value=min(LAYER, lens.depth)),
+        gr.update(choices=head_choices(heads), value=0),
+    )
+
+
+def use_model(source: str | None, model_key: str | None) -> tuple[Any, ...]:
+    """Load a visitor's checkpoint in place of the one they had."""
+    if not source or not source.strip():
+        raise InputError("choose a checkpoint file, or type a Hub id such as owner/name.")
+    lens = Lens.load(source.strip())
+    new_key = MODELS.add(lens)
+    MODELS.drop(model_key)
+    return new_key, *controls_for(lens)
+
+
+def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
+    """Load a Hub repository's checkpoint; the prefix may be left out, a file never meant."""
+    repo_id = repo_id.strip().removeprefix("hf-hub:").removeprefix("https://huggingface.co/")
+    return use_model(repo_id and f"hf-hub:{repo_id}", model_key)
+
+
+def use_bundled(model_key: str | None) -> tuple[Any, ...]:
+    """Go back to the bundled weights."""
+    MODELS.drop(model_key)
+    return None, *controls_for(BUNDLED)
+
+
+@dataclass(frozen=True)
+class OwnCheckpoint:
+    """The controls for a visitor's own checkpoint."""
+
+    note: gr.Markdown
+    upload: gr.File
+    hub_id: gr.Textbox
+    from_hub: gr.Button
+    back: gr.Button
+
+    @classmethod
+    def lay_out(cls) -> "OwnCheckpoint":
+        with gr.Accordion("Use your own checkpoint", open=False):
+            note = gr.Markdown(model_note(BUNDLED))
+            upload = gr.File(
+                label="SimA checkpoint (.safetensors, .pth)", type="filepath", height=110
+            )
+            hub_id = gr.Textbox(
+                label="or a Hugging Face Hub id", placeholder="owner/name", max_lines=1
+            )
+            with gr.Row():
+                from_hub = gr.Button("Load from Hub", size="sm", min_width=120)
+                back = gr.Button("Bundled weights", size="sm", min_width=120)
+            gr.Markdown("Only for your visit. Code in a file is never run.")
+        return cls(note, upload, hub_id, from_hub, back)
+
+    def wire(
+        self, visit: Visit, head: gr.Dropdown, look_after: Callable[[Dependency], Dependency]
+    ) -> None:
+        """Load what is chosen, fit the controls of layer and head to it, and look through it."""
+        for listen, handler, given in (
+            (self.upload.upload, use_model, [self.upload, visit.model_key]),
+            (self.from_hub.click, use_hub, [self.hub_id, visit.model_key]),
+            (self.hub_id.submit, use_hub, [self.hub_id, visit.model_key]),
+            (self.back.click, use_bundled, [visit.model_key]),
+        ):
+            loading = listen(
+                plainly(handler),
+                given,
+                [visit.model_key, self.note, visit.layer, head],
+                **LOAD,
+                show_progress_on=self.note,
+            )
+            # The note says what is used; after a failure another file may be chosen.
+            look_after(loading).then(lambda: None, None, self.upload, **QUIET)
+            loading.failure(lambda: None, None, self.upload, **QUIET)
