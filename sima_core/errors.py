@@ -16,3 +16,12 @@ class InputError(SimaLensError, ValueError):
 
 class DiskError(SimaLensError, OSError):
     """A file cannot be written, or not whole; the message says why, without a path."""
+
+
+class MissingExtraError(SimaLensError, ImportError):
+    """Packages are not installed that only a part of this program needs."""
+
+    def __init__(self, extra: str) -> None:
+        super().__init__(
+            f"this needs packages that are not installed here: pip install 'sima-lens[{extra}]'"
+        )

@@ -19,7 +19,7 @@ from sima_core.files import cache_folder, write_text
 from sima_core.machine import Machine
 
 # To be raised whenever the operation or this measurement changes: older results are not used then.
-_FORMAT = 3
+_FORMAT = 4
 #: Channels of a head to calibrate for, with as many heads as make up `WIDTH`.
 HEAD_DIMS = (32, 48, 64, 128, 384)
 WIDTH = 384

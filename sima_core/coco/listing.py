@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pycocotools.coco import COCO
-
 from sima_core.coco.root import CocoError, annotations_file
+from sima_core.errors import MissingExtraError
+
+try:
+    from pycocotools.coco import COCO
+except ModuleNotFoundError:
+    raise MissingExtraError("coco") from None
 
 
 def read_listing(root: Path, split: str) -> COCO:

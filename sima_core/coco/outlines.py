@@ -6,9 +6,14 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 
+from sima_core.errors import MissingExtraError
 from sima_core.lens.pictures import MAX_IMAGE_PIXELS
+
+try:
+    from pycocotools import mask as rle
+except ModuleNotFoundError:
+    raise MissingExtraError("coco") from None
 
 
 class OutlineError(Exception):

@@ -1,6 +1,7 @@
 """How what was typed becomes a call, and how a call's end becomes a status and one line."""
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from sima_core.cli.app import app, main
 from sima_core.coco import download
 from sima_core.coco.root import CocoError
 from sima_core.errors import DiskError, InputError
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,17 @@ def test_failed_pictures_are_status_1(monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.err == "'2.jpg': not in val2017\n"
     assert "1 picture(s) fetched, 0 already there, 1 failed" in said.out
+
+
+def test_a_missing_extra_is_named(coco_root):
+    """``evaluate`` where pycocotools, which only COCO needs, is not installed."""
+    program = (
+        "import sys; sys.modules['pycocotools'] = None; from sima_core.cli import main; "
+        "sys.exit(main(['evaluate', '--coco', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(coco_root)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "sima-lens[coco]" in done.stderr

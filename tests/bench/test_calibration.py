@@ -1,0 +1,54 @@
+"""``auto`` follows the crossover that was measured here."""
+
+import pytest
+import torch
+
+from sima_core.attention.operation import (
+    choose_order,
+    set_crossovers,
+)
+from sima_core.bench import calibration
+
+
+@pytest.fixture
+def no_calibration():
+    yield
+    set_crossovers({})
+
+
+def test_auto_follows_the_measured_crossover(no_calibration):
+    set_crossovers({32: 20.0, 64: 128.0})
+    assert choose_order("auto", 19, 32) == "qk_first"
+    assert choose_order("auto", 20, 32) == "kv_first"
+    assert choose_order("auto", 127, 64) == "qk_first"
+    assert choose_order("auto", 31, 48) == "kv_first"  # the nearest is 32: 48 · 20 / 32 = 30
+    assert choose_order("rule", 31, 32) == "qk_first"
+    # What was measured is float32 on the processor; elsewhere the rule holds.
+    assert choose_order("auto", 20, 32, torch.empty(0)) == "kv_first"
+    assert choose_order("auto", 20, 32, torch.empty(0, dtype=torch.bfloat16)) == "qk_first"
+    assert choose_order("auto", 20, 32, torch.empty(0, device="meta")) == "qk_first"
+    set_crossovers({})
+    assert choose_order("auto", 31, 32) == "qk_first"
+
+
+def test_crossing():
+    ratios = {n: n / 40 for n in (10, 20, 39, 42, 80)}
+    assert 39 < calibration.crossing(ratios) < 42
+    assert 39 < calibration.crossing({**ratios, 10: 1.05}) < 42  # one noisy point
+    assert calibration.crossing({n: n / 4 for n in (10, 20)}) == 10  # kv_first from the start
+    assert calibration.crossing({n: n / 4000 for n in (10, 20)}) == 40  # never, as far as seen
+
+
+def test_calibration_is_kept(tmp_path, monkeypatch, no_calibration):
+    measured = calibration.apply(tmp_path)
+    assert measured.keys() == set(calibration.HEAD_DIMS)
+    monkeypatch.setattr(calibration, "calibrate", None)  # would fail if it were called again
+    assert calibration.apply(tmp_path) == measured
+
+
+def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, no_calibration):
+    monkeypatch.setattr(calibration, "calibrate", lambda: {32: 30.0})
+    calibration.apply(tmp_path)
+    [file] = tmp_path.iterdir()
+    file.write_text("{")
+    assert calibration.apply(tmp_path) == {32: 30.0}

@@ -1,0 +1,69 @@
+"""The ``latency`` command: a picture, a sweep, bad usage."""
+
+import json
+import math
+
+import pytest
+
+from tests.cli.support import run
+
+
+def test_latency_of_a_picture(photo_file):
+    done = run("latency", photo_file, "--seconds", 0.5, "--resolution", 64, "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found["num_tokens"] == 24
+    assert found["levels"]["attention"]["kv_first"]["times"]
+    assert math.isfinite(found["levels"]["model"]["ratio"]["median"])
+    assert found["machine"]["threads"] >= 1
+
+
+def test_latency_in_bfloat16(photo_file):
+    done = run("latency", photo_file, "--seconds", 0.3, "--dtype", "bfloat16", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["machine"]["dtype"] == "bfloat16"
+
+
+def test_latency_in_words(photo_file):
+    done = run("latency", photo_file, "--seconds", 0.5)
+    assert done.returncode == 0
+    assert "predicted by multiplications (N / head_dim): 9.19×" in done.stdout  # 14 · 21 / 32
+    assert "auto multiplies" in done.stdout
+
+
+def test_sweep_as_table_and_plot(tmp_path):
+    plot = tmp_path / "sweep.png"
+    done = run("latency", "--sweep", "tokens", "--seconds", 0.03, "--device", "cpu", "--plot", plot)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2 + 6
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "name one picture, or --sweep, or --targets"),
+        (["x.png", "--targets"], "name one picture, or --sweep, or --targets"),
+        (["gone.png"], "no such file"),
+        (["LICENSE"], "not a picture"),
+        (["--sweep", "tokens", "--device", "abacus"], "no device 'abacus'"),
+        (["LICENSE", "--device", "abacus"], "no device 'abacus'"),
+        (["--sweep", "tokens", "--seconds", "0"], "more than 0"),
+        (["--sweep", "tokens", "--threads", "0"], "more than 0"),
+        (["LICENSE", "--plot", "x.png"], "--plot draws a sweep"),
+        (["--sweep", "tokens", "--plot", "x.txt"], "must name a .png file"),
+        (["--sweep", "tokens", "--plot", "gone/x.png"], "cannot be written"),
+        (["--targets", "--json"], "--targets takes none of"),
+    ],
+)
+def test_bad_usage(arguments, reason):
+    done = run("latency", *arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_layer_that_does_not_exist(photo_file):
+    done = run("latency", photo_file, "--layer", 13)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "from 1 to 12" in done.stderr
