@@ -25,6 +25,19 @@ def wait_for_change(page: Page, read: Callable[[Page], list[str]], before: list[
     raise AssertionError("the pictures did not both change within 15 s")
 
 
+def wait_for_rest(page: Page) -> None:
+    """The page must have stopped scrolling by itself: it would take what is pressed away."""
+    still, before = 0, -1.0
+    for _ in range(100):
+        now = page.evaluate("window.scrollY")
+        still = still + 1 if now == before else 0
+        if still >= 6:
+            return
+        before = now
+        page.wait_for_timeout(100)
+    raise AssertionError("the page still scrolls after 10 s")
+
+
 def compare(page: Page, columns: int) -> Locator:
     """Press Compare; returns the grid once it has so many columns."""
     page.locator("#compare-start").click()

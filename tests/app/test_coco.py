@@ -12,6 +12,7 @@ from sima_core import analyze
 from sima_core.coco.split import CocoSplit
 from sima_core.lens.lens import Lens
 from sima_core.scoring.metrics import Target, peak
+from tests.app.driving import wait_for_rest
 
 
 @pytest.mark.browser
@@ -101,6 +102,7 @@ def test_coco_jump_surprise_faithfulness_and_explore(coco):
     coco.get_by_role("button", name="Does the model rely").click()
     expect(coco.locator("#coco-relied .sl-chart")).to_have_count(4, timeout=60_000)
     expect(coco.locator("#coco-relied .sl-chart").first).to_contain_text("Random (0.")
+    wait_for_rest(coco)  # it scrolls to the curves
     coco.get_by_label("Largest object").click()
     coco.get_by_role("option", name="Over 50 %").click()
     expect(coco.locator("#coco-words")).to_contain_text("1 picture ·")
