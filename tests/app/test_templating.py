@@ -1,5 +1,7 @@
 """Markup: whatever is put into a template is harmless, for browsers and for Gradio's templates."""
 
+import dataclasses
+
 import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
@@ -7,8 +9,9 @@ from markupsafe import Markup
 from app.charts import Rule, Series, log_chart
 from app.tabs.coco.browsing import empty_card
 from app.templating import harmless, render
-from app.viewer import summary_html
+from app.viewer import predictions_html, summary_html
 from app.words import capitalized
+from sima_core import analyze
 
 NASTY = "<script>alert(1)</script>{{value}}${value}"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;&#123;&#123;value}}&#36;&#123;value}"
@@ -36,9 +39,14 @@ def test_templates_escape_what_they_are_given():
 
 
 def test_a_photos_name_is_escaped(model, photo):
-    from sima_core import analyze
-
     assert ESCAPED in summary_html(analyze(model, photo, 64), NASTY, 12, None)
+
+
+def test_weights_of_unknown_origin_are_not_called_untrained(model, photo):
+    analysis = dataclasses.replace(analyze(model, photo, 64), provenance=None)
+    html = summary_html(analysis, "photo.jpg", 12, None) + predictions_html(analysis)
+    assert "<span>weights of unknown origin</span>" in html
+    assert "untrained" not in html.lower()
 
 
 def test_a_missing_value_is_an_error():
