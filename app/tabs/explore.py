@@ -96,22 +96,18 @@ class View:
         return cls(number, int(head) if 1 <= head <= heads else None, colormap)
 
 
-def look(path: str | None, model_key: str | None, resolution: float) -> Look:
-    """Analyse the photo at `path`, keeping only a copy small enough to hold for a whole visit."""
-    path = require_photo(path)
-    analysis = analyze_within_limits(path, model_key, int(resolution))
-    return Look(path, dataclasses.replace(analysis, image=kept(analysis.image)))
-
-
 def explore(
     path: str | None, seen: Look | None, model_key: str | None, resolution: float
 ) -> tuple[Look, Markup]:
     """A new photo, resolution or model: run it once; `draw` follows.
 
-    Where the photo was cleared, the one that is still shown is meant.
+    Where the photo was cleared, the one that is still shown is meant. For the visit only a copy of
+    it is kept that is small enough to hold so long.
     """
-    now = look(path or (seen.path if seen else None), model_key, resolution)
-    return now, predictions_html(now.analysis)
+    path = require_photo(path or (seen.path if seen else None))
+    analysis = analyze_within_limits(path, model_key, int(resolution))
+    look = Look(path, dataclasses.replace(analysis, image=kept(analysis.image)))
+    return look, predictions_html(analysis)
 
 
 def draw(
@@ -260,7 +256,7 @@ class Explore:
 
 def build(visit: Visit, demo: gr.Blocks) -> Explore:
     """Lay the tab out inside the current Blocks, its first sample already analysed."""
-    first = look(sample_photos()[0][0], None, RESOLUTION)
+    first, _ = explore(sample_photos()[0][0], None, None, RESOLUTION)
     tab = Explore.lay_out(visit, first)
     # Each visit begins with the sample that was analysed when the app started.
     demo.load(lambda: first, None, visit.look, **QUIET)

@@ -4,6 +4,14 @@ from collections.abc import Callable
 
 from playwright.sync_api import Locator, Page, expect
 
+from app.tabs.explore import explore
+from app.visit import Look
+
+
+def look(path: str | None, model_key: str | None, resolution: float) -> Look:
+    """What Explore keeps of a photo."""
+    return explore(path, None, model_key, resolution)[0]
+
 
 def norms(page: Page) -> list[str]:
     """The values that the pictures hold."""

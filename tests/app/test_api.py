@@ -8,8 +8,8 @@ from PIL import Image
 
 from app import api
 from app.tabs import latency
-from app.tabs.explore import look
 from sima_core import load_image, load_model, preprocess, token_norms
+from tests.app.driving import look
 
 
 def test_api(app, photo, photo_file):

@@ -8,12 +8,12 @@ from playwright.sync_api import expect
 
 from app import visitors
 from app.tabs import compare as tab
-from app.tabs.explore import look, sample_photos
+from app.tabs.explore import sample_photos
 from sima_core import load_image
 from sima_core.errors import InputError
 from sima_core.lens.lens import Lens
 from sima_core.models.architectures import create_model
-from tests.app.driving import compare
+from tests.app.driving import compare, look
 
 
 @pytest.mark.browser

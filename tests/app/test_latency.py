@@ -7,9 +7,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from app import visitors
 from app.tabs import latency
-from app.tabs.explore import look
 from sima_core.lens.lens import Lens
-from tests.app.driving import norms, wait_for_change
+from tests.app.driving import look, norms, wait_for_change
 
 
 def start_measuring(page: Page, seconds: int) -> Locator:

@@ -17,10 +17,10 @@ import app as package
 from app.handlers import plainly, plainly_each
 from app.page import launch, open_picture
 from app.tabs import compare, latency
-from app.tabs.explore import look
 from app.visit import CocoLook
 from sima_core.errors import InputError
 from tests.app.driving import compare as press_compare
+from tests.app.driving import look
 from tests.support import ROOT
 
 
