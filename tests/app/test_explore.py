@@ -158,7 +158,7 @@ def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
 
 
 def test_colour_map_and_head_run_no_model(monkeypatch):
-    sample = tab.look(tab.sample_photos()[0][0], None, 112)
+    sample, _ = tab.explore(tab.sample_photos()[0][0], None, None, 112)
     monkeypatch.setattr(Lens, "analyze", None)  # would fail if it were called
     pictures = {tab.draw(sample, 12, head, c)[0] for head in (0, 1) for c in ("gray", "turbo")}
     assert len(pictures) == 4
