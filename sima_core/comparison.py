@@ -24,6 +24,8 @@ from sima_core.weights.loading import load_best, load_model
 
 #: How many can be set beside each other.
 FEWEST, MOST = 2, 4
+#: Heights over widths from which on a picture no longer fills its place in the figure.
+TALLEST = 12.0
 #: The name that stands for the bundled checkpoint.
 BUNDLED = "bundled"
 #: What to show of each: the norms of queries and keys, or where the class token looks.
@@ -46,7 +48,7 @@ class Choice:
         """``NAME``, ``NAME@LAYER`` or ``NAME@LAYER.HEAD``; `layer` holds where none is named.
 
         Raises:
-            ValueError: the text names nothing.
+            InputError: the text names nothing.
         """
         found = _CHOICE.fullmatch(text.strip())
         if not found:
@@ -101,7 +103,7 @@ def look(
     """Run one model on the picture.
 
     Raises:
-        ImageError, ValueError: as `analyze` and `attention_maps` do; a layer, head or kind of map
+        ImageError, InputError: as `analyze` and `attention_maps` do; a layer, head or kind of map
             that the model does not have. Only norms have a layer.
     """
     if kind not in get_args(MapKind):
@@ -135,7 +137,7 @@ def compare(
         load: gives the model of a source; every source is loaded once.
 
     Raises:
-        CheckpointError, ImageError, ValueError: what cannot be loaded, read or shown; layers
+        CheckpointError, ImageError, InputError: what cannot be loaded, read or shown; layers
             compared by a map that has none.
     """
     if not FEWEST <= len(choices) <= MOST:
@@ -160,13 +162,13 @@ def plot(
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: a map that is not finite.
+        InputError: a map that is not finite.
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
     image = panels[0].analysis.image
     num_rows = len(panels[0].maps)
-    height = 3.4 * image.height / image.width
+    height = 3.4 * min(image.height / image.width, TALLEST)
     figure = Figure(figsize=(3.4 * len(panels), height * num_rows + 0.9), layout="constrained")
     grid = figure.subplots(num_rows, len(panels), squeeze=False)
     for column, (panel, timed) in enumerate(zip(panels, times, strict=True)):

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,8 +27,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def cache_folder() -> Path:
     """Where this program keeps what it can make again; it need not be there yet."""
-    base = environment.CACHE_HOME.get() or Path.home() / ".cache"
-    return Path(base) / "sima-lens"
+    if base := environment.CACHE_HOME.get():
+        return Path(base) / "sima-lens"
+    try:
+        return Path.home() / ".cache" / "sima-lens"
+    except RuntimeError:  # nobody's home: a container's user without a name
+        return Path(tempfile.gettempdir()) / "sima-lens"
 
 
 def file_sha256(path: Path) -> str:
@@ -53,8 +59,9 @@ def is_full(error: OSError) -> bool:
 def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     """A new file that becomes `target` if the block ends well, and vanishes if it does not.
 
-    Whatever happens meanwhile, the name points to the old file or to the whole new one. Folders are
-    made as needed. What is no file, such as a pipe, is written as it comes.
+    Whatever happens meanwhile, the name points to the old file or to the whole new one, which keeps
+    the old one's permissions. Folders are made as needed. What cannot be replaced is written as it
+    comes: a pipe, or a file in a folder that takes no others.
 
     Args:
         partial: where the file grows; on the same disk. Else beside the target, under a name of its
@@ -63,11 +70,14 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
-    if target.exists() and not target.is_file():  # /dev/stdout or a pipe: nothing to replace
+    target = target.resolve()  # a link stays, and what it points to is replaced
+    old = target.stat() if target.exists() else None
+    if old and (
+        not target.is_file() or os.path.ismount(target) or not os.access(target.parent, os.W_OK)
+    ):
         with target.open("wb") as file:
             yield file
         return
-    target = target.resolve()  # a link stays, and what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     if partial is None:
         partial = target.parent / f".{secrets.token_hex(8)}.partial"
@@ -76,6 +86,8 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # before the name points to it: a power cut leaves one of both
+        if old:
+            partial.chmod(stat.S_IMODE(old.st_mode))
         partial.replace(target)
     finally:
         with suppress(OSError):

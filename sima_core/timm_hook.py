@@ -1,51 +1,74 @@
 """Whoever imports `sima_core` finds its architectures in timm, without waiting for timm.
 
-``import sima_core; timm.create_model("sima_small_12_p16")`` works: a finder waits until timm or
-torchvision is imported and then imports `sima_core.models`, which repairs a mismatched torchvision
-(`models/torchvision_compat.py`) and registers the architectures.
+``import sima_core; timm.create_model("sima_small_12_p16")`` works: when timm is imported, by
+whomever, `sima_core.models` registers them in its wake; and a mismatched torchvision, on which timm
+rests, is repaired when it is imported (`torchvision_compat.py`).
 """
 
 import importlib
-import importlib.abc
-import importlib.machinery
+import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_AWAITED = ("timm", "torchvision")
+#: Executes a module by its loader, with what belongs before or after it.
+_Execute = Callable[[Loader, ModuleType], None]
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Imports `sima_core.models` before timm and torchvision; finds nothing itself."""
+def _execute_torchvision(loader: Loader, module: ModuleType) -> None:
+    from sima_core.torchvision_compat import declare_operators
+
+    try:
+        loader.exec_module(module)
+    except RuntimeError as error:
+        declare_operators(error)
+        loader.exec_module(module)
+
+
+def _execute_timm(loader: Loader, module: ModuleType) -> None:
+    loader.exec_module(module)
+    importlib.import_module("sima_core.models")
+
+
+class _Finder(MetaPathFinder):
+    """Finds both packages as they would be found without it, and puts a `_Loader` before theirs."""
+
+    def __init__(self) -> None:
+        self._awaited: dict[str, _Execute] = {
+            "torchvision": _execute_torchvision,
+            "timm": _execute_timm,
+        }
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name in _AWAITED and self in sys.meta_path:
-            sys.meta_path.remove(self)
-            if "sima_core.models" in sys.modules:  # it is on its way, and asks for both itself
-                return None
-            # It imports both itself, so the import that is under way finds all of it done.
-            importlib.import_module("sima_core.models")
-            return importlib.machinery.ModuleSpec(name, _Done())
-        return None
+    ) -> ModuleSpec | None:
+        execute = self._awaited.pop(name, None)  # once, so that the others are asked below
+        spec = importlib.util.find_spec(name) if execute else None
+        if spec and spec.loader and execute:
+            spec.loader = _Loader(spec.loader, execute)
+        return spec
 
 
-class _Done(importlib.abc.Loader):
-    """A loader for a module that is loaded already; leaves it as it is."""
+class _Loader(Loader):
+    """Stands in for a module's own loader while the module is executed."""
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        module = sys.modules[spec.name]
-        self._own_spec = module.__spec__  # which the import system is about to overwrite
-        return module
+    def __init__(self, own: Loader, execute: _Execute) -> None:
+        self._own, self._execute = own, execute
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._own.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own_spec
+        assert module.__spec__ is not None  # the import system has just set it
+        module.__loader__ = module.__spec__.loader = self._own
+        self._execute(self._own, module)
 
 
 def install() -> None:
     """Register the architectures with timm: now if it is there, else once it is imported."""
-    if any(name in sys.modules for name in _AWAITED):
+    if "timm" in sys.modules:
         importlib.import_module("sima_core.models")
     else:
         sys.meta_path.insert(0, _Finder())

@@ -3,11 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+from torch import nn
+
+from sima_core import Lens
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 #: Results of the published implementation.
 GOLDEN = TESTS / "golden"
+
+
+def attention_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules of the lens's layers."""
+    return [layer.module(model) for layer in Lens(model).layers]
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from PIL import Image
 from sima_core import load_model, provenance, token_norms
 from sima_core.bench.whole_models import time_models
 from sima_core.cli import main
-from sima_core.comparison import Choice, compare, load_choice, look
+from sima_core.comparison import Choice, compare, load_choice, look, plot
 from sima_core.lens.layers import patch_size
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.loading import load_best
@@ -79,6 +79,14 @@ def test_attention_maps_have_no_layer(photo, model):
     heads = [Choice("bundled", head=1), Choice("bundled", head=2)]
     first, second = compare(heads, photo, 96, "cls", 0)[0]
     assert not np.allclose(first.maps["class attention"], second.maps["class attention"])
+
+
+def test_a_picture_thin_as_a_thread_is_drawn_too(model, tmp_path):
+    thread = Image.new("RGB", (2, 20000), "red")
+    choices = [Choice("bundled", 1), Choice("bundled", 2)]
+    panels, times = compare(choices, thread, 16, seconds=0, load=lambda source: model)
+    plot(panels, times, tmp_path / "c.png")
+    assert Image.open(tmp_path / "c.png").height < 20_000
 
 
 def test_slow_models_are_run_less_often(photo, model, monkeypatch):

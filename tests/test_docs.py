@@ -21,10 +21,9 @@ from sima_core.cli import main
 from sima_core.environment import VARIABLES
 from sima_core.experiments import targets
 from sima_core.experiments.twins import TWINS, twins_table
-from sima_core.lens.layers import attention_layers
 from sima_core.scoring.metrics import METRICS
 from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
-from tests.support import ROOT
+from tests.support import ROOT, attention_layers
 
 #: What is said of the program as it is now; the changelog tells of what was, too.
 DOCUMENTS = sorted(

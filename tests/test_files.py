@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from sima_core.errors import DiskError
-from sima_core.files import replacing, write_bytes, write_text, writing
+from sima_core.files import cache_folder, replacing, write_bytes, write_text, writing
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
@@ -29,6 +29,33 @@ def test_a_written_file_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "theirs").write_text("")
     ours, theirs = (stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("ours", "theirs"))
     assert ours == theirs
+
+
+def test_a_file_keeps_its_own_permissions(tmp_path):
+    target = tmp_path / "a"
+    write_text(target, "secret")
+    target.chmod(0o600)
+    write_text(target, "secret still")
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_a_file_in_a_folder_that_takes_no_others_is_written_in_place(tmp_path, monkeypatch):
+    target = tmp_path / "a"
+    target.write_text("old")
+    before = target.stat().st_ino
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    write_text(target, "new")
+    assert (target.read_text(), target.stat().st_ino) == ("new", before)
+
+
+def test_the_cache_of_a_user_without_a_home(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def nobody() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", nobody)
+    assert cache_folder().name == "sima-lens"
 
 
 def test_two_writers_do_not_meet(tmp_path):

@@ -113,7 +113,7 @@ def test_every_import_is_declared(metadata, extra):
 def test_nothing_is_declared_for_nought(metadata):
     imported = {name for path in _sources() for names in _distributions(path) for name in names}
     unused = (_declared(metadata, "") | _declared(metadata, "app")).keys() - imported
-    assert unused <= {"torchvision"}  # models/torchvision_compat.py imports it by its name
+    assert unused <= {"torchvision"}  # torchvision_compat.py imports it by its name
 
 
 def test_installed_package_is_the_wheels(installed, tmp_path):

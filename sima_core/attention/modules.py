@@ -5,7 +5,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from sima_core.attention import kernel as kernels
+from sima_core.attention import kernel
 from sima_core.attention.operation import (
     CLASS_NORM_FLOOR,
     Order,
@@ -22,14 +22,11 @@ class SimAttention(nn.Module):
     """SimA self-attention with the signature of `timm.layers.Attention` (``attn_layer=``).
 
     (B, N, dim) to (B, N, dim_out). `order` may be changed at any time; see `choose_order`.
-    `normalizes` says whether Q and K are ℓ1-normalised.
 
     Raises:
         InputError: a width that the heads do not divide, an unknown order, or an option that
             has no meaning without softmax (`qk_norm`, `scale_norm`, `gated`, `attn_drop`, masks).
     """
-
-    normalizes = True
 
     def __init__(
         self,
@@ -103,8 +100,6 @@ class PlainAttention(SimAttention):
     (section 3). It has no use but in the comparison of `twins`.
     """
 
-    normalizes = False
-
     def product(self, qkv: Tensor, *, order: Order) -> Tensor:
         return bare_products(qkv, self.num_heads, order)
 
@@ -137,7 +132,7 @@ class SimAClassAttention(nn.Module):
         batch, num_heads, _, head_dim = q.shape
         # Only one row of Q̂ is needed, and K̂ not at all: that row takes both norms.
         row = q[:, :, 0].clone().view(batch * num_heads, head_dim, 1)  # it is divided in place
-        plain = kernels.is_plain_inference(qkv)
+        plain = kernel.is_plain_inference(qkv)
         row = _divide_by_norms(qkv, row, plain, CLASS_NORM_FLOOR)
         x = row.view(batch, num_heads, 1, head_dim) @ k.transpose(-2, -1) @ v
         return cast(Tensor, self.proj_drop(self.proj(x.transpose(1, 2).flatten(2))))

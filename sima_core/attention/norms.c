@@ -1,4 +1,4 @@
-/* One pass over a fused projection for SimA's ℓ1-norms; see kernels.py.
+/* One pass over a fused projection for SimA's ℓ1-norms; see kernel.py.
  *
  * PyTorch takes |x| into a temporary and sums that: two passes and a fresh buffer as large as Q and
  * K. Here each thread streams through its share of the rows once, four rows at a time, so that the

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sima_core.attention import kernel as kernels
+from sima_core.attention import kernel
 from sima_core.errors import InputError
 
 #: How the product Q̂K̂ᵀV is taken; see `choose_order`.
@@ -135,10 +135,10 @@ def _divide_by_norms(qkv: Tensor, matrix: Tensor, plain: bool, floor: float = NO
     projection's own layout, where neighbours in memory are neighbouring channels.
 
     Args:
-        plain: `kernels.is_plain_inference`, asked once by the caller.
+        plain: `kernel.is_plain_inference`, asked once by the caller.
     """
-    if plain and kernels.supports(qkv, matrix):
-        return kernels.divide_by_norms(qkv, matrix, floor)
+    if plain and kernel.supports(qkv, matrix):
+        return kernel.divide_by_norms(qkv, matrix, floor)
     batch, _, width = qkv.shape
     dtype = torch.promote_types(qkv.dtype, torch.float32)
     norms = qkv[..., : 2 * width // 3].abs().sum(dim=1, dtype=dtype).clamp_min(floor)
@@ -148,7 +148,7 @@ def _divide_by_norms(qkv: Tensor, matrix: Tensor, plain: bool, floor: float = NO
 
 def _kv_first(qkv: Tensor, num_heads: int) -> Tensor:
     """Q·diag(1/n)·(KᵀV): (B, N, 3·C) to (B, N, C)."""
-    plain = kernels.is_plain_inference(qkv)
+    plain = kernel.is_plain_inference(qkv)
     if plain and qkv.shape[0] == 1:
         return _kv_first_of_one(qkv, num_heads)
     q, k, v = split_heads(qkv, num_heads)
@@ -181,7 +181,7 @@ def _qk_first(qkv: Tensor, num_heads: int) -> Tensor:
     """((Q·diag(1/n))Kᵀ)V by blocks of Q's rows: (B, N, 3·C) to (B, N, C)."""
     batch, num_tokens, width = qkv.shape
     head_dim = width // (3 * num_heads)
-    plain = kernels.is_plain_inference(qkv)
+    plain = kernel.is_plain_inference(qkv)
     scales = _divide_by_norms(qkv, qkv.new_ones(batch * num_heads, head_dim, 1), plain)
     rows = max(1, WEIGHTS_BUDGET // (batch * num_heads * num_tokens * qkv.element_size()))
     if plain and batch == 1 and rows >= num_tokens:  # as in `_kv_first_of_one`

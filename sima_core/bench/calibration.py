@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sima_core.attention import kernel as kernels
+from sima_core.attention import kernel
 from sima_core.attention.operation import set_crossovers
 from sima_core.bench.crossover import crossing
 from sima_core.bench.sweeps import orders_over_tokens
@@ -54,5 +54,5 @@ def apply(folder: Path | None = None) -> dict[int, float]:
 
 
 def _machine_key() -> str:
-    measured = (_FORMAT, kernels.available(), str(Machine.here(torch.empty(0))))
+    measured = (_FORMAT, kernel.available(), str(Machine.here(torch.empty(0))))
     return hashlib.sha256(repr(measured).encode()).hexdigest()[:16]

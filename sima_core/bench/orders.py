@@ -13,7 +13,7 @@ from sima_core.attention.operation import Order, choose_order, crossover, mean_t
 from sima_core.bench.timing import Candidate, Ratio, Timings, interleave, measurement_dict
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
-from sima_core.lens.layers import Layer
+from sima_core.lens.layers import Layer, require_fitting
 from sima_core.lens.lens import Lens
 from sima_core.machine import Machine, require_memory
 
@@ -72,11 +72,16 @@ class OrderComparison:
         tokens = f"{mean_tokens(self.num_tokens, self.num_keys):,} tokens"
         if self.num_tokens != self.num_keys:
             tokens += " on average over queries and keys"
+        if self.crossover == self.head_dim:  # nothing was measured for this device and type
+            bound = f"{self.head_dim} channels of a head, which the rule compares them with"
+        else:
+            bound = (
+                f"{self.crossover:.0f} from which on Q̂(K̂ᵀV) was faster when this machine was "
+                f"calibrated (the rule says {self.head_dim}, the channels of a head)"
+            )
         return (
-            f"{tokens} are {'fewer than' if few else 'at least'} the "
-            f"{self.crossover:.0f} from which on Q̂(K̂ᵀV) was faster when this machine was "
-            f"calibrated (the rule says {self.head_dim}, the channels of a head), so auto "
-            f"multiplies {'Q̂K̂ᵀ' if few else 'K̂ᵀV'} first."
+            f"{tokens} are {'fewer than' if few else 'at least'} the {bound}, so auto multiplies "
+            f"{'Q̂K̂ᵀ' if few else 'K̂ᵀV'} first."
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -139,8 +144,8 @@ class _Subject:
         return float((first - second).abs().max() / second.abs().max())
 
 
-def sima_layers(model: nn.Module | Lens) -> list[Any]:
-    """The attention layers of a model in which they are SimA, so that they have an `order`.
+def layers_with_orders(model: nn.Module | Lens) -> list[Any]:
+    """The attention layers of a model in which all are plain products, and have an `order`.
 
     Raises:
         InputError: another kind of attention; says which models have SimA.
@@ -176,7 +181,8 @@ def compare_orders(
             free.
     """
     lens = Lens.of(model)
-    attentions, chosen, first = sima_layers(lens), lens.layer(layer), lens.layer(1)
+    attentions, chosen, first = layers_with_orders(lens), lens.layer(layer), lens.layer(1)
+    require_fitting(lens.model, *pixels.shape[-2:])
     rows, cols = first.grids(*pixels.shape[-2:])[0]
     # About what a forward pass holds at its widest, in the convolutions before the first layer.
     require_memory(4 * 40 * rows * cols * first.num_heads * first.head_dim)

@@ -2,12 +2,22 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import (
+    App,
+    CycloptsError,
+    Parameter,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from sima_core.cli.options import BAD_USAGE, INTERRUPTED, OK
 from sima_core.errors import InputError, SimaLensError
+
+#: What this program was called by; only an installed package has the short name.
+PROGRAM = "sima-lens" if Path(sys.argv[0]).stem == "sima-lens" else "python -m sima_core"
 
 #: The commands in the order of the help: name, where its function (or group) is, what it does.
 _COMMANDS = (
@@ -29,7 +39,7 @@ def _shown(default: Any) -> str | None:
 
 
 app = App(
-    name="sima-lens",
+    name=PROGRAM,
     help="Which image tokens a softmax-free vision transformer (SimA) listens to.",
     help_format="plaintext",
     version_flags=(),
@@ -58,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(tokens)
     except CycloptsError as error:
-        sentence = " ".join(str(error).split())  # one line
-        return _refuse(f"{sentence} {_see(error.command_chain or ())}")
+        return _refuse(f"{_in_words(error)} {_see(error.command_chain or ())}")
     except SimaLensError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
@@ -86,7 +95,17 @@ def _run(tokens: list[str]) -> int:
 
 
 def _see(command: Sequence[str]) -> str:
-    return f"(see {' '.join(('sima-lens', *command))} --help)"
+    return f"(see {' '.join((PROGRAM, *command))} --help)"
+
+
+def _in_words(error: CycloptsError) -> str:
+    """What cyclopts says, in one line and in full."""
+    if isinstance(error, UnknownCommandError) and not error.command_chain and error.unused_tokens:
+        names = ", ".join(name for name, *_ in _COMMANDS)
+        return f'Unknown command "{error.unused_tokens[0]}". Choose from: {names}.'
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"Unexpected: {' '.join(error.unused_tokens)}."
+    return " ".join(str(error).split())
 
 
 def _refuse(sentence: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from sima_core import __version__
+from sima_core.coco.root import CocoError
 
 #: How often one request is tried, and the wait after the first try; it doubles with each.
 ATTEMPTS, BACKOFF_SECONDS = 5, 1.0
@@ -83,9 +84,15 @@ class Client:
     """
 
     def __init__(self) -> None:
-        self._client = httpx2.Client(
-            headers=_HEADERS, timeout=TIMEOUT_SECONDS, follow_redirects=True
-        )
+        try:
+            self._client = httpx2.Client(
+                headers=_HEADERS, timeout=TIMEOUT_SECONDS, follow_redirects=True
+            )
+        except (ImportError, ValueError):  # a scheme that is unknown, or needs another package
+            raise CocoError(
+                "The proxy that the environment names cannot be used: check HTTP_PROXY, "
+                "HTTPS_PROXY and ALL_PROXY."
+            ) from None
         #: Once set, nothing is waited for any more: requests end with a FetchError.
         self.stop = threading.Event()
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from sima_core.bench.whole_models import time_models
 from sima_core.coco.split import CocoSplit, Filter
+from sima_core.defaults import LAYER
 from sima_core.errors import SimaLensError
 from sima_core.files import reason, write_text
 from sima_core.lens.layers import SIDES
@@ -138,7 +139,7 @@ def _run(data: TrainingData, settings: Settings, folder: Path, split: CocoSplit)
         assert trained is not None
         model = load_model(trained.weights)
         try:
-            summary = Summary.of(list(evaluate(split, model)), [12]).main_maps()
+            summary = Summary.of(list(evaluate(split, model)), [LAYER]).main_maps()
         except SimaLensError as error:  # all objects too small, say
             raise TrainingError(str(error)) from None
         found |= {

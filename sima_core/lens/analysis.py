@@ -99,7 +99,7 @@ class Analysis:
             norms = norms.over_heads()
         else:
             norms = TokenNorms(norms.query[:, head - 1], norms.key[:, head - 1])
-        return np.asarray(getattr(norms, side)[0].numpy())
+        return np.asarray(getattr(norms, side)[0].cpu().numpy())
 
     def heatmap(self, side: Side, layer: int = LAYER, head: int | None = None) -> Heatmap:
         """The norms of `token_norms`, scaled.

@@ -15,6 +15,7 @@ from sima_core.errors import InputError
 from sima_core.lens.layers import (
     Layer,
     find_layers,
+    looking,
     on_grid,
     require_fitting,
     require_head,
@@ -43,7 +44,7 @@ def attention_maps(
     every layer, with a class token from the first on.
 
     Args:
-        model: put it in eval mode first.
+        model: any with attention that is known.
         pixels: (batch, 3, rows·patch, cols·patch), normalised.
         head: counted from 1; None takes the mean over heads.
         known: the model's layers of patch tokens, where they have been found already.
@@ -65,7 +66,7 @@ def attention_maps(
     require_head(head, layers[-1].num_heads)
     size = pixels.shape[-2:]
     require_fitting(model, *size)
-    with _queries_keys(model, layers) as captured, torch.no_grad():
+    with _queries_keys(model, layers) as captured, looking(model):
         model(pixels)
         if kind == "rollout":
             row = _roll_out(model, layers, captured, head)

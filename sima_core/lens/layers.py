@@ -5,10 +5,12 @@ Models say what they are: timm's `feature_info` tells how many pixels a token st
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from sima_core.errors import InputError
@@ -125,13 +127,21 @@ def find_layers(
     return tuple(layers)
 
 
-def attention_layers(model: nn.Module) -> list[Any]:
-    """The modules of `find_layers`.
+@contextmanager
+def looking(model: nn.Module) -> Iterator[None]:
+    """Let a model be run without changing it: no gradients, and in eval mode as long as it lasts.
 
-    Raises:
-        InputError: as `find_layers`.
+    A model in training would otherwise drop tokens at random, and learn statistics of its batches.
     """
-    return [layer.module(model) for layer in find_layers(model)]
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def patch_size(model: nn.Module) -> int:
@@ -207,23 +217,25 @@ def on_grid(tokens: Tensor, grid: Grid) -> Tensor:
     if tokens.shape[-1] < rows * cols:
         raise InputError(
             f"the layer has {tokens.shape[-1]} tokens, and the picture {rows} × {cols} patches: "
-            "this model drops or merges patches"
+            "this model drops or merges patches, or lets them overlap"
         )
     return tokens[..., -rows * cols :].reshape(*tokens.shape[:-1], rows, cols)
 
 
 def _strides(model: Any) -> dict[str, int]:
     """Pixels from one token to the next, by the name of the part of the model where they hold."""
+    size: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(size, Sequence) and len(set(size)) > 1:
+        raise InputError(f"patches must be square, and this model's are {size[0]} × {size[1]}")
     told = getattr(model, "feature_info", None)
     if isinstance(told, list) and told:
         return {str(part["module"]): int(part["reduction"]) for part in told}
-    size: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if size is None:
         raise InputError(
             f"{type(model).__name__} has no patches that are known: looked for feature_info, as "
             "timm's models have it, and for patch_embed.patch_size"
         )
-    return {"": int(size[0] if isinstance(size, Sequence) else size)}
+    return {"": size[0] if isinstance(size, Sequence) else int(size)}
 
 
 def _of_nearest(name: str, strides: dict[str, int]) -> int:

@@ -1,12 +1,10 @@
 """The lens: a model, and what there is to see through it."""
 
-import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self, overload
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,12 +13,19 @@ from sima_core.errors import InputError
 from sima_core.lens.analysis import Analysis, Prediction
 from sima_core.lens.class_maps import ClassMap, attention_maps
 from sima_core.lens.heatmaps import NOT_FINITE
-from sima_core.lens.layers import Layer, Layers, find_layers, layer_numbers, patch_size
+from sima_core.lens.layers import (
+    Layer,
+    Layers,
+    find_layers,
+    layer_numbers,
+    looking,
+    patch_size,
+)
 from sima_core.lens.norms import NormRecorder, TokenNorms, token_norms
 from sima_core.lens.pictures import InputConfig, input_size, preprocess
 from sima_core.models.architectures import num_parameters
 from sima_core.models.conversion import convert_to_sima
-from sima_core.models.random_weights import redraw
+from sima_core.models.random_weights import redrawn
 from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_model
 from sima_core.weights.provenance import Provenance, class_names, weights_in_words
 
@@ -72,7 +77,7 @@ class Lens:
     @property
     def depth(self) -> int:
         """How many layers there are."""
-        return len(self._layers)
+        return len(self.layers)
 
     @property
     def has_two_orders(self) -> bool:
@@ -129,12 +134,16 @@ class Lens:
         return input_size(width, height, resolution, self.patch_size)
 
     def preprocess(self, image: Image.Image, resolution: int = RESOLUTION) -> Tensor:
-        """The whole picture (RGB) as the model takes it: float32 (1, 3, height, width).
+        """The whole picture (RGB) as the model takes it: (1, 3, height, width).
+
+        It has the type and device of the model's weights.
 
         Raises:
             ImageError, InputError: as `pictures.input_size`.
         """
-        return preprocess(image, resolution, self.patch_size, self.input)
+        pixels = preprocess(image, resolution, self.patch_size, self.input)
+        weights = next(self.model.parameters())
+        return pixels.to(weights.device, weights.dtype)
 
     @overload
     def norms(self, pixels: Tensor, layer: int = LAYER, per_head: bool = False) -> TokenNorms: ...
@@ -178,8 +187,8 @@ class Lens:
                 are not finite.
         """
         pixels = self.preprocess(image, resolution)
-        with NormRecorder(self.model, layers, self.layers) as recorder, torch.no_grad():
-            probabilities = self.model(pixels).softmax(dim=-1)[0]
+        with NormRecorder(self.model, layers, self.layers) as recorder, looking(self.model):
+            probabilities = self.model(pixels).float().softmax(dim=-1)[0].cpu()
         if not probabilities.isfinite().all():
             raise InputError(NOT_FINITE)
         norms = recorder.norms(per_head=True)
@@ -201,9 +210,13 @@ class Lens:
         return class_names(num_classes, None)
 
     def untrained(self) -> "Lens":
-        """The same network, attention included, with random weights; always the same ones."""
+        """The same network, attention included, with random weights; always the same ones.
+
+        Raises:
+            InputError: it has weights that cannot be drawn anew.
+        """
         if not self.provenance:
-            return Lens(redraw(copy.deepcopy(self.model)))
+            return Lens(redrawn(self.model))
         twin = Lens.load(self.provenance.architecture)
         if [layer.kind for layer in twin.layers] != [layer.kind for layer in self.layers]:
             convert_to_sima(twin.model)

@@ -6,13 +6,13 @@ For comparison, models with other attention give the same for Q and K as they ar
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from sima_core.defaults import LAYER
 from sima_core.lens.layers import (
@@ -20,6 +20,7 @@ from sima_core.lens.layers import (
     Layers,
     find_layers,
     layer_numbers,
+    looking,
     on_grid,
     require_fitting,
 )
@@ -51,7 +52,8 @@ class NormRecorder:
     through the same model are not recorded. `token_norms` says which tensors are measured.
 
     Args:
-        known: the model's layers, where they have been found already.
+        known: the model's layers, where they have been found already; found anew if they are not
+            its layers any more.
 
     Raises:
         InputError: no known attention layers in the model, or a layer that does not exist.
@@ -60,19 +62,23 @@ class NormRecorder:
     def __init__(
         self, model: nn.Module, layers: Layers = LAYER, known: Sequence[Layer] | None = None
     ) -> None:
-        known = find_layers(model) if known is None else known
+        if known is None or not all(layer.is_in(model) for layer in known):
+            known = find_layers(model)
         self._model = model
         self._layers = {n: known[n - 1] for n in layer_numbers(layers, len(known))}
-        self._handles: list[RemovableHandle] = []
+        self._hooks = ExitStack()
         self._norms: dict[int, tuple[Tensor, Tensor]] = {}
         self._size = (0, 0)
-        self._thread = threading.get_ident()
+        self._thread = 0
 
     def __enter__(self) -> Self:
-        self._handles.append(self._model.register_forward_pre_hook(self._note_size))
-        for layer in self._layers.values():
-            module = layer.module(self._model)
-            self._handles += layer.kind.watch(module, self._recorder(layer))
+        self._thread = threading.get_ident()
+        with ExitStack() as hooks:  # left by an error, they are removed
+            hooks.callback(self._model.register_forward_pre_hook(self._note_size).remove)
+            for layer in self._layers.values():
+                for hook in layer.kind.watch(layer.module(self._model), self._recorder(layer)):
+                    hooks.callback(hook.remove)
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(
@@ -81,9 +87,7 @@ class NormRecorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
 
     def _note_size(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() == self._thread:
@@ -155,8 +159,7 @@ def token_norms(
     layers count through its stages.
 
     Args:
-        model: any model with attention that is known (`kinds.ATTENTION_KINDS`); put it in eval mode
-            first.
+        model: any model with attention that is known (`kinds.ATTENTION_KINDS`).
         pixels: (batch, 3, rows·patch, cols·patch), normalised; `Lens.preprocess` makes it.
         layer: an int counted from 1 (negative: from the end), a sequence of them, or ``"all"``.
         per_head: one map a head instead of one over all heads.
@@ -171,7 +174,7 @@ def token_norms(
 
     Source: arXiv 2206.08898, section 3.3 and figure 2 (layer 12).
     """
-    with NormRecorder(model, layer, known) as recorder, torch.no_grad():
+    with NormRecorder(model, layer, known) as recorder, looking(model):
         model(pixels)
     norms = recorder.norms(per_head)
     several = isinstance(layer, Sequence)  # "all" is one

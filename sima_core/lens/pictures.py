@@ -5,15 +5,16 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, resolve_data_config
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from sima_core.defaults import RESOLUTION
@@ -146,6 +147,9 @@ def input_size(width: int, height: int, resolution: int, patch_size: int) -> tup
     return columns, rows
 
 
+_IMAGENET = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+
+
 @dataclass(frozen=True)
 class InputConfig:
     """How a model was trained to see pictures."""
@@ -159,13 +163,21 @@ class InputConfig:
     @classmethod
     def of(cls, model: nn.Module) -> Self:
         """As the model's own `pretrained_cfg` says; as on ImageNet where it says nothing."""
-        config = resolve_data_config(model=model)
-        return cls(tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"]))
+        config: Any = getattr(model, "pretrained_cfg", None) or {}
+        if not isinstance(config, Mapping):
+            config = config.to_dict()  # timm's own class
+        mean, std = (config.get(key) or default for key, default in _IMAGENET.items())
+        return cls(_three(mean), _three(std), str(config.get("interpolation") or "bicubic"))
 
     @property
     def resampling(self) -> Image.Resampling:
         """Pillow's filter; bicubic where timm would draw one at random."""
         return getattr(Image.Resampling, self.interpolation.upper(), Image.Resampling.BICUBIC)
+
+
+def _three(values: float | Sequence[float]) -> tuple[float, ...]:
+    """A number for each channel, where one may stand for all."""
+    return tuple(values) if isinstance(values, Sequence) else (values,) * 3
 
 
 #: Pictures as most models see them.
@@ -186,6 +198,7 @@ def preprocess(
         ImageError, InputError: as `input_size` does.
     """
     size = input_size(*image.size, resolution, patch_size)
+    image = image if image.mode == "RGB" else image.convert("RGB")
     pixels = torch.from_numpy(np.array(image.resize(size, config.resampling)))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.mean, config.std))
     return ((pixels.permute(2, 0, 1) / 255.0 - mean) / std).unsqueeze(0)

@@ -1,6 +1,6 @@
 """The architectures, on timm's skeletons; importing this room registers them with timm."""
 
-from sima_core.models.torchvision_compat import ensure_torchvision_imports
+from sima_core.torchvision_compat import ensure_torchvision_imports
 
 ensure_torchvision_imports()  # before anything that imports timm
 

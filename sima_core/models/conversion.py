@@ -61,7 +61,7 @@ def convert_to_sima(model: nn.Module, order: Order = "auto") -> Conversion:
 
     Args:
         model: a timm ``VisionTransformer`` whose blocks have timm's plain ``Attention``.
-        order: how SimA takes the product; see `attention.choose_order`.
+        order: how SimA takes the product; see `attention.operation.choose_order`.
 
     Raises:
         InputError: another kind of model or attention (rotary position, q_norm, k_norm, a norm or

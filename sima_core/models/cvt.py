@@ -98,8 +98,6 @@ class SimAConvAttention(ConvAttention):
         InputError: a width that the heads do not divide, attention dropout, or an unknown order.
     """
 
-    normalizes = True
-
     def __init__(self, dim: int, num_heads: int, order: Order = "auto", **options: Any) -> None:
         if options.get("attn_drop"):
             raise InputError("SimA attention has no attention dropout: leave it off")

@@ -44,7 +44,7 @@ def evaluate(
     there. A picture that cannot be read is skipped and says why.
 
     Args:
-        layers: numbers from 1; `Lens.layer_numbers` resolves others.
+        layers: counted from 1; negative from the end.
         limit: stop after so many pictures.
         faithful: insertion and deletion too: some 250 more forward passes a picture.
 
@@ -53,7 +53,7 @@ def evaluate(
             resolution below one patch.
     """
     lens = Lens.of(model)
-    ids = split.ids[:limit]
+    layers, ids = lens.layer_numbers(layers), split.ids[:limit]
     journal = Journal(journal_file(split, lens, layers, resolution, faithful), resume)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         scorer = _Scorer(split, lens, layers, resolution, faithful, pool)

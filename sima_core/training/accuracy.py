@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
+from sima_core.defaults import RESOLUTION
 from sima_core.errors import InputError
 from sima_core.training.data import PictureSet
 
@@ -41,7 +42,9 @@ class Accuracy:
         return f"{self.top1:.1%} top-1, {self.top5:.1%} top-5 of {self.num_images:,} ({parts})"
 
 
-def held_out_accuracy(model: nn.Module, pictures: PictureSet, resolution: int = 224) -> Accuracy:
+def held_out_accuracy(
+    model: nn.Module, pictures: PictureSet, resolution: int = RESOLUTION
+) -> Accuracy:
     """Top-1 and top-5 of `model` (left in eval mode) on the pictures' centre crops.
 
     The shorter side is resized bicubically to `resolution` pixels, and the middle square taken. A

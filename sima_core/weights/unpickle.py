@@ -1,8 +1,8 @@
 """Turn a pickled checkpoint into safetensors, as a program of its own.
 
 ``torch.load(weights_only=True)`` runs no code from a file, but hostile bytes can still crash the
-interpreter, exhaust its memory or keep it busy for ever. So `sima_core.checkpoints` runs this file
-in a child process with limits, and reads only the safetensors and the JSON that it leaves:
+interpreter, exhaust its memory or keep it busy for ever. So `sima_core.weights.formats` runs this
+file in a child process with limits, and reads only the safetensors and the JSON that it leaves:
 
     python unpickle.py CHECKPOINT OUT.safetensors OUT.json MAX_BYTES MEMORY_BYTES
 

@@ -17,25 +17,26 @@ from tests.support import ROOT
 @pytest.mark.parametrize(
     ("arguments", "sentence", "see"),
     [
-        ("", "the following arguments are required: COMMAND", "sima-lens"),
-        ("coco", "the following arguments are required: COMMAND", "sima-lens coco"),
-        ("nonsense", 'Unknown command "nonsense"', "sima-lens"),
-        ("coco nonsense", 'Unknown command "nonsense"', "sima-lens coco"),
-        ("heatmap", "requires an argument", "sima-lens heatmap"),
-        ("heatmap x.png", "--out requires an argument", "sima-lens heatmap"),
-        ("heatmap x.png --out", "--out requires an argument", "sima-lens heatmap"),
-        ("heatmap x.png --out o --layr 3", "Did you mean --layer?", "sima-lens heatmap"),
-        ("heatmap x.png --out o --no-layer", "Unknown option: --no-layer", "sima-lens heatmap"),
-        ("heatmap x.png --out o --layer twelve", "'twelve' is no whole", "sima-lens heatmap"),
-        ("heatmap x.png --out o --layer 12.0", "'12.0' is no whole", "sima-lens heatmap"),
-        ("latency x.png --seconds long", 'convert "long" into float', "sima-lens latency"),
-        ("latency x.png --no-json", "Unknown option: --no-json", "sima-lens latency"),
-        ("latency x.png y.png", "Unused Tokens: ['y.png']", "sima-lens latency"),
-        ("latency --sweep heads", 'Choose from: "dim", "tokens"', "sima-lens latency"),
-        ("evaluate --split test2017", 'Choose from: "val2017", "train2017"', "sima-lens evaluate"),
-        ("coco download --ids", "--ids requires at least 1", "sima-lens coco download"),
-        ("coco download --ids 1 two", "'two' is no whole", "sima-lens coco download"),
-        ("coco download --ids 1 --images 2", "Mutually exclusive", "sima-lens coco download"),
+        ("", "the following arguments are required: COMMAND", ""),
+        ("coco", "the following arguments are required: COMMAND", "coco"),
+        ("nonsense", 'Unknown command "nonsense"', ""),
+        ("nonsense", "latency, compare, coco, evaluate, train, accuracy, twins, models.", ""),
+        ("coco nonsense", 'Unknown command "nonsense"', "coco"),
+        ("heatmap", "requires an argument", "heatmap"),
+        ("heatmap x.png", "--out requires an argument", "heatmap"),
+        ("heatmap x.png --out", "--out requires an argument", "heatmap"),
+        ("heatmap x.png --out o --layr 3", "Did you mean --layer?", "heatmap"),
+        ("heatmap x.png --out o --no-layer", "Unknown option: --no-layer", "heatmap"),
+        ("heatmap x.png --out o --layer twelve", "'twelve' is no whole", "heatmap"),
+        ("heatmap x.png --out o --layer 12.0", "'12.0' is no whole", "heatmap"),
+        ("latency x.png --seconds long", 'convert "long" into float', "latency"),
+        ("latency x.png --no-json", "Unknown option: --no-json", "latency"),
+        ("latency x.png y.png", "Unexpected: y.png.", "latency"),
+        ("latency --sweep heads", 'Choose from: "dim", "tokens"', "latency"),
+        ("evaluate --split test2017", 'Choose from: "val2017", "train2017"', "evaluate"),
+        ("coco download --ids", "--ids requires at least 1", "coco download"),
+        ("coco download --ids 1 two", "'two' is no whole", "coco download"),
+        ("coco download --ids 1 --images 2", "Mutually exclusive", "coco download"),
     ],
 )
 def test_what_cannot_be_parsed_is_one_line(capsys, arguments, sentence, see):
@@ -43,7 +44,7 @@ def test_what_cannot_be_parsed_is_one_line(capsys, arguments, sentence, see):
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")
-    assert said.err.endswith(f" (see {see} --help)\n")
+    assert said.err.endswith(f" (see {' '.join(('python -m sima_core', *see.split()))} --help)\n")
     assert sentence in said.err
     assert said.err.count("\n") == 1
 

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import sima_core
 from app.viewer import summary_html, viewer_html
-from sima_core.bench.orders import compare_orders, sima_layers
+from sima_core.bench.orders import compare_orders, layers_with_orders
 from sima_core.lens.export import write
-from sima_core.lens.layers import attention_layers
 from sima_core.models.architectures import ARCHITECTURES, create_model, describe, parameter_shapes
 from sima_core.weights.provenance import provenance
+from tests.support import attention_layers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +70,7 @@ def test_one_head_has_the_same_parameters(name):
     single = parameter_shapes(f"{name}_1h")
     assert single == parameter_shapes(name)
     asked = create_model(name, num_heads=1, device="meta")
-    assert {layer.num_heads for layer in sima_layers(asked)} == {1}
+    assert {layer.num_heads for layer in layers_with_orders(asked)} == {1}
 
 
 def test_published_costs():
@@ -133,7 +133,7 @@ def test_single_head_takes_the_name(tmp_path):
     guessed = sima_core.load_model(tmp_path / "bare.safetensors")
     assert provenance(guessed).architecture == "sima_deit_tiny_patch16_224"
     named = sima_core.load_model(tmp_path / "bare.safetensors", "sima_deit_tiny_patch16_224_1h")
-    assert {layer.num_heads for layer in sima_layers(named)} == {1}
+    assert {layer.num_heads for layer in layers_with_orders(named)} == {1}
 
 
 def test_xcit_as_its_authors_published_it(tmp_path):
@@ -155,7 +155,7 @@ def test_xcit_as_its_authors_published_it(tmp_path):
 def test_only_sima_has_orders():
     for name in ("deit_tiny_patch16_224", "xcit_nano_12_p16_224", "cvt_13"):
         with pytest.raises(ValueError, match=r"only SimA attention has two orders.*sima_"):
-            sima_layers(shallow(name))
+            layers_with_orders(shallow(name))
 
 
 # ---- Tracing, export, compilation, gradients ------------------------------------------------
@@ -197,7 +197,7 @@ def compiled(model: torch.nn.Module, pixels: torch.Tensor):
 @torch.no_grad()
 def test_traced_exported_compiled(sima_model, form, order):
     pixels = torch.randn(2, 3, 48, 64)
-    for layer in sima_layers(sima_model):
+    for layer in layers_with_orders(sima_model):
         layer.order = order
     expected = sima_model(pixels)
     found = form(sima_model, pixels)(pixels)
@@ -207,11 +207,11 @@ def test_traced_exported_compiled(sima_model, form, order):
 @pytest.mark.parametrize("order", ["qk_first", "kv_first"])
 def test_gradients_flow(sima_model, order):
     sima_model.train()
-    for layer in sima_layers(sima_model):
+    for layer in layers_with_orders(sima_model):
         layer.order = order
     sima_model(torch.randn(2, 3, 48, 64)).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in sima_model.parameters())
-    for layer in sima_layers(sima_model):
+    for layer in layers_with_orders(sima_model):
         projection = layer.qkv if hasattr(layer, "qkv") else layer.proj_q
         assert projection.weight.grad.abs().sum() > 0
 
@@ -220,7 +220,7 @@ def test_gradients_flow(sima_model, order):
 def test_both_orders_agree(sima_model):
     pixels, results = torch.randn(2, 3, 48, 64), []
     for order in ("qk_first", "kv_first"):
-        for layer in sima_layers(sima_model):
+        for layer in layers_with_orders(sima_model):
             layer.order = order
         results.append(sima_model(pixels))
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)

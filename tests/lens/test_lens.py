@@ -1,6 +1,7 @@
 """The lens: what it knows of any model, and that everybody who asks it is told the same."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from timm.layers import Attention
 import sima_core
 from sima_core import Lens, analyze, convert_to_sima, load_image
 from sima_core.lens.kinds import ATTENTION_KINDS, AttentionKind, kind_of
+from sima_core.lens.norms import NormRecorder
 from sima_core.lens.pictures import IMAGENET, InputConfig
 from sima_core.models.architectures import create_model
 
@@ -156,6 +158,82 @@ def test_the_input_is_the_models_own_interpolation_too():
     model.pretrained_cfg = {**model.pretrained_cfg, "interpolation": "bilinear"}
     assert InputConfig.of(model).resampling == 2  # Pillow's bilinear
     assert dataclasses.replace(IMAGENET, interpolation="random").resampling == 3  # bicubic
+
+
+# ---- It looks, and changes nothing ---------------------------------------------------------------
+
+
+def test_a_model_in_training_is_looked_at_in_eval_mode_and_left_as_it_was(photo):
+    model = timm.create_model("sima_nano_12_p16", depth=1).train()
+    model.blocks[0].attn.eval()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    lens = Lens(model)
+    seen = lens.analyze(photo, 64)
+    lens.norms(lens.preprocess(photo, 64), 1)
+    lens.attention(lens.preprocess(photo, 64))
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())
+    assert seen.predictions == Lens(model.eval()).analyze(photo, 64).predictions
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_number_type(photo, dtype):
+    model = small("vit_tiny_patch16_224")
+    expected = Lens(model).analyze(photo, 64).token_norms("key", 2)
+    found = Lens(model.to(dtype)).analyze(photo, 64).token_norms("key", 2)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() < 0.05 * expected.max()
+
+
+def test_a_recorder_may_be_entered_by_another_thread_than_made_it(model, photo):
+    recorder = NormRecorder(model)
+    with ThreadPoolExecutor(1) as pool:
+
+        def record() -> tuple[int, ...]:
+            with recorder, torch.no_grad():
+                model(sima_core.preprocess(photo, 64))
+            return tuple(recorder.norms()[12].query.shape)
+
+        assert pool.submit(record).result() == (1, 4, 6)
+
+
+def test_layers_that_are_no_longer_the_models_are_found_anew(photo):
+    model = small("deit_tiny_patch16_224")
+    lens = Lens(model)
+    known = lens.layers
+    with convert_to_sima(model):
+        found = sima_core.token_norms(model, lens.preprocess(photo, 64), 2, known=known)
+        assert torch.equal(found.query, lens.norms(lens.preprocess(photo, 64), 2).query)
+    model.blocks = model.blocks[:1]
+    assert lens.depth == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "mean"),
+    [
+        (None, IMAGENET.mean),
+        ({}, IMAGENET.mean),
+        ({"mean": 0.5}, (0.5, 0.5, 0.5)),
+        ({"mean": [0.1, 0.2, 0.3]}, (0.1, 0.2, 0.3)),
+        (timm.models.PretrainedCfg(mean=(0.4, 0.4, 0.4)), (0.4, 0.4, 0.4)),
+    ],
+)
+def test_what_a_model_says_of_its_input(config, mean):
+    model = small("vit_tiny_patch16_224")
+    model.pretrained_cfg = config
+    assert Lens(model).input.mean == mean
+
+
+def test_patches_that_are_not_square_are_refused():
+    with pytest.raises(sima_core.InputError, match="patches must be square"):
+        Lens(small("vit_tiny_patch16_224", patch_size=(16, 8)))
+
+
+def test_a_twin_that_would_keep_what_was_learnt_is_refused():
+    xcit = timm.create_model("xcit_nano_12_p16_224", depth=1)  # its scales are drawn by nothing
+    with pytest.raises(sima_core.InputError, match=r"nothing draws .* anew"):
+        Lens(xcit).untrained()
 
 
 # ---- The table of kinds ------------------------------------------------------------------------

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import sima_core
-from sima_core.lens.layers import attention_layers
 from tests.golden import weights
-from tests.support import GOLDEN, relative_error
+from tests.support import GOLDEN, attention_layers, relative_error
 
 NAMES = ("sima_nano_12_p16", "sima_tiny_12_p8")
 CASES = [

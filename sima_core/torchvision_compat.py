@@ -23,18 +23,27 @@ def ensure_torchvision_imports() -> None:
     Raises:
         RuntimeError: torchvision fails for another reason than its missing operators.
     """
-    global declared
     try:
         importlib.import_module("torchvision")
     except ImportError:  # not installed: timm says so better than we could
         return
     except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        # Forget the half-imported package, so that the next import starts from its beginning.
-        for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
-            del sys.modules[name]
-        declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            declared.define(name + _NMS_ARGUMENTS)  # type: ignore[no-untyped-call]
+        declare_operators(error)
         importlib.import_module("torchvision")
+
+
+def declare_operators(error: RuntimeError) -> None:
+    """Declare the operators, once torchvision could not be imported for want of them.
+
+    Raises:
+        RuntimeError: `error` itself, if it says something else.
+    """
+    global declared
+    if "torchvision::nms" not in str(error):
+        raise error
+    # Forget what was half imported, so that the next import starts from its beginning.
+    for name in [n for n in sys.modules if n.startswith("torchvision.")]:
+        del sys.modules[name]
+    declared = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for name in ("nms", "qnms"):
+        declared.define(name + _NMS_ARGUMENTS)  # type: ignore[no-untyped-call]
