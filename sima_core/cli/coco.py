@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,23 +151,26 @@ def evaluate(
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = Summary.of(naming_problems(scored, total), numbers)
 
-    origin = lens.provenance
-    assert origin is not None  # that of what was loaded
-    title = f"{origin.source}, layer {found.layer}, {found.images} pictures of {split}"
+    about = _about(lens, arguments)
+    title = f"{about['checkpoint']}, layer {found.layer}, {found.images} pictures of {split}"
     print(f"{title} at {resolution} px; left out: {skipped_in_words(found.skipped)}")
     _print_tables(found)
-    about = {
+    place_and_size = {"split": split, "resolution": resolution}
+    written = {**about, **place_and_size, **found.as_dict(), "versions": versions()}
+    results.write(written, found, title)
+    return OK
+
+
+def _about(lens: "Lens", arguments: Sequence[str]) -> dict[str, str | None]:
+    """What was scored, and by which command, for the JSON file."""
+    origin = lens.provenance
+    assert origin is not None  # that of what was loaded
+    return {
         "command": "python -m sima_core " + shlex.join(arguments),
         "checkpoint_sha256": origin.sha256,
         "checkpoint": origin.source,
         "architecture": origin.architecture,
-        "split": split,
-        "resolution": resolution,
-        **found.as_dict(),
-        "versions": versions(),
     }
-    results.write(about, found, title)
-    return OK
 
 
 def _layer_numbers(text: str, lens: "Lens") -> list[int]:

@@ -231,33 +231,21 @@ class Cvt(nn.Module):
     ) -> None:
         super().__init__()
         dims, depths, heads = map(_per_stage, (embed_dim, depth, num_heads))
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+
+        def block(dim: int, num_heads: int, drop_path: float) -> nn.Module:
+            drops: dict[str, Any] = {"attn_drop": attn_drop_rate, "proj_drop": proj_drop_rate}
+            attention = attn_layer(dim, num_heads, qkv_bias=qkv_bias, **drops, **place)
+            return ConvBlock(dim, attention, mlp_ratio, proj_drop_rate, drop_path, **place)
+
         self.stride = 1
         for number, (kernel, stride, padding) in enumerate(_EMBEDDINGS):
             last = number == len(_EMBEDDINGS) - 1
             rates = calculate_drop_path_rates(drop_path_rate if last else 0.0, depths[number])
             channels, dim = dims[number - 1] if number else in_chans, dims[number]
             self.stride *= stride
-            blocks = [
-                ConvBlock(
-                    dim,
-                    attn_layer(
-                        dim,
-                        heads[number],
-                        qkv_bias=qkv_bias,
-                        attn_drop=attn_drop_rate,
-                        proj_drop=proj_drop_rate,
-                        device=device,
-                        dtype=dtype,
-                    ),
-                    mlp_ratio,
-                    proj_drop_rate,
-                    rate,
-                    device,
-                    dtype,
-                )
-                for rate in rates
-            ]
-            embedding = ConvEmbed(channels, dim, kernel, stride, padding, device, dtype)
+            blocks = [block(dim, heads[number], rate) for rate in rates]
+            embedding = ConvEmbed(channels, dim, kernel, stride, padding, **place)
             self.add_module(f"stage{number}", Stage(embedding, blocks, self.stride, last))
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = self.embed_dim = dims[-1]

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from sima_core.coco.http import AbsentError, Client, FetchError, NoRangesError, RemoteFile
+from sima_core.coco.root import CocoError
 
 CONTENT = bytes(range(100))
 
@@ -65,3 +66,10 @@ def test_nothing_is_waited_for_after_a_stop(server):
         with pytest.raises(FetchError):
             client.whole(f"{server.url}/file", 1000)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("proxy", ["foo://127.0.0.1:1", "socks5://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(CocoError, match="proxy that the environment names cannot be used"):
+        Client()
