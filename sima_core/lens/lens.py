@@ -25,7 +25,7 @@ from sima_core.lens.norms import NormRecorder, TokenNorms, token_norms
 from sima_core.lens.pictures import InputConfig, input_size, preprocess
 from sima_core.models.architectures import num_parameters
 from sima_core.models.conversion import convert_to_sima
-from sima_core.models.random_weights import redrawn
+from sima_core.models.random_weights import untrained_copy
 from sima_core.weights.loading import DEFAULT_CHECKPOINT, load_model
 from sima_core.weights.provenance import Provenance, class_names, weights_in_words
 
@@ -216,7 +216,7 @@ class Lens:
             InputError: it has weights that cannot be drawn anew.
         """
         if not self.provenance:
-            return Lens(redrawn(self.model))
+            return Lens(untrained_copy(self.model))
         twin = Lens.load(self.provenance.architecture)
         if [layer.kind for layer in twin.layers] != [layer.kind for layer in self.layers]:
             convert_to_sima(twin.model)

@@ -230,6 +230,18 @@ def test_patches_that_are_not_square_are_refused():
         Lens(small("vit_tiny_patch16_224", patch_size=(16, 8)))
 
 
+def test_the_twin_of_a_model_that_timm_knows_begins_as_timm_begins():
+    xcit = timm.create_model("xcit_nano_12_p16_224").eval()
+    torch.nn.init.constant_(xcit.blocks[0].gamma1, 7.0)  # as if it were learnt
+    twin = Lens(xcit).untrained().model
+    assert twin.blocks[0].gamma1.unique().tolist() == [1.0]
+    deit = timm.create_model("deit_tiny_patch16_224", dynamic_img_size=True).eval()
+    with convert_to_sima(deit):
+        converted = Lens(deit).untrained()
+        assert converted.layer(12).attention == "SimA"
+        assert converted.norms(torch.randn(1, 3, 32, 48)).query.shape == (1, 2, 3)
+
+
 def test_a_twin_that_would_keep_what_was_learnt_is_refused():
     xcit = timm.create_model("xcit_nano_12_p16_224", depth=1)  # its scales are drawn by nothing
     with pytest.raises(sima_core.InputError, match=r"nothing draws .* anew"):
