@@ -10,7 +10,7 @@ from sima_core import load_image, load_model, token_norms
 from sima_core.cli.pictures import unique_stems
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.provenance import provenance
-from tests.cli.support import run
+from tests.cli.support import run, run_here
 from tests.support import ROOT
 
 
@@ -53,7 +53,9 @@ def test_heatmap_writes_four_files_for_each_image(photo, tmp_path):
 
 
 def test_untrained_weights_are_said_to_be(photo_file, tmp_path):
-    done = run("heatmap", photo_file, "--out", tmp_path / "o", "--checkpoint", "sima_tiny_12_p16")
+    done = run_here(
+        "heatmap", photo_file, "--out", tmp_path / "o", "--checkpoint", "sima_tiny_12_p16"
+    )
     assert done.returncode == 0
     assert "untrained" in done.stderr
     about = json.loads((tmp_path / "o" / "photo.json").read_text())
@@ -75,7 +77,7 @@ def test_untrained_weights_are_said_to_be(photo_file, tmp_path):
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(arguments):
-    done = run(*arguments)
+    done = run_here(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.cli.support import run
+from tests.cli.support import run, run_here
 
 
 def test_latency_of_a_picture(photo_file):
@@ -19,13 +19,15 @@ def test_latency_of_a_picture(photo_file):
 
 
 def test_latency_in_bfloat16(photo_file):
-    done = run("latency", photo_file, "--seconds", 0.3, "--dtype", "bfloat16", "--json")
+    done = run_here(
+        "latency", photo_file, "--seconds", 0.3, "--dtype", "bfloat16", "--json", "--resolution", 64
+    )
     assert done.returncode == 0
     assert json.loads(done.stdout)["machine"]["dtype"] == "bfloat16"
 
 
 def test_latency_in_words(photo_file):
-    done = run("latency", photo_file, "--seconds", 0.5)
+    done = run_here("latency", photo_file, "--seconds", 0.5)
     assert done.returncode == 0
     assert "predicted by multiplications (N / head_dim): 9.19×" in done.stdout  # 14 · 21 / 32
     assert "auto multiplies" in done.stdout
@@ -57,13 +59,13 @@ def test_sweep_as_table_and_plot(tmp_path):
     ],
 )
 def test_bad_usage(arguments, reason):
-    done = run("latency", *arguments)
+    done = run_here("latency", *arguments)
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_layer_that_does_not_exist(photo_file):
-    done = run("latency", photo_file, "--layer", 13)
+    done = run_here("latency", photo_file, "--layer", 13)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "from 1 to 12" in done.stderr
