@@ -1,6 +1,7 @@
 """Times: ``latency`` of one picture's two orders, of a sweep, or of every speed target."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -88,7 +89,7 @@ def latency(
     """
     if (image is not None) + (sweep is not None) + targets != 1:
         raise InputError("name one picture, or --sweep, or --targets")
-    if bench.seconds <= 0 or (bench.threads is not None and bench.threads < 1):
+    if not 0 < bench.seconds < math.inf or (bench.threads is not None and bench.threads < 1):
         raise InputError("--seconds and --threads must be more than 0")
     if plot and not sweep:
         raise InputError("--plot draws a sweep: name --sweep tokens or --sweep dim with it")

@@ -24,6 +24,9 @@ Grid = tuple[int, int]
 Side = Literal["query", "key"]
 SIDES: tuple[Side, ...] = ("query", "key")
 
+#: Class, distillation and register tokens before those of the patches are never more.
+MOST_PREFIX_TOKENS = 16
+
 _HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
 
 
@@ -211,13 +214,13 @@ def on_grid(tokens: Tensor, grid: Grid) -> Tensor:
     """The patch tokens, (..., N), as (..., rows, cols): the last ones, since others come first.
 
     Raises:
-        InputError: fewer tokens than the grid has.
+        InputError: fewer tokens than the grid has, or so many more that it must be another grid.
     """
     rows, cols = grid
-    if tokens.shape[-1] < rows * cols:
+    if not 0 <= tokens.shape[-1] - rows * cols <= MOST_PREFIX_TOKENS:
         raise InputError(
             f"the layer has {tokens.shape[-1]} tokens, and the picture {rows} × {cols} patches: "
-            "this model drops or merges patches, or lets them overlap"
+            "this model drops or merges patches, lets them overlap, or has several grids"
         )
     return tokens[..., -rows * cols :].reshape(*tokens.shape[:-1], rows, cols)
 

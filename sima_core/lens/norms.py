@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sima_core.defaults import LAYER
+from sima_core.errors import InputError
 from sima_core.lens.layers import (
     Layer,
     Layers,
@@ -102,9 +103,18 @@ class NormRecorder:
         return record
 
     def norms(self, per_head: bool = False) -> dict[int, TokenNorms]:
-        """The last forward pass's norms by layer number; shapes as in `TokenNorms`."""
+        """The last forward pass's norms by layer number; shapes as in `TokenNorms`.
+
+        Raises:
+            InputError: nothing was recorded of a layer, or its tokens are no grid of patches.
+        """
         found = {}
         for number, layer in self._layers.items():
+            if number not in self._norms:
+                raise InputError(
+                    f"nothing was heard of layer {number} ({layer.name}): the model has not run, "
+                    f"or the layer does not call what its kind, {layer.attention}, listens to"
+                )
             # Class, distillation and register tokens come first; they count in the ℓ1-norms above
             # but have no place in the picture.
             pairs = zip(self._norms[number], layer.grids(*self._size), strict=True)

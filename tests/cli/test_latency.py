@@ -55,6 +55,8 @@ def test_sweep_as_table_and_plot(tmp_path):
         (["LICENSE", "--plot", "x.png"], "--plot draws a sweep"),
         (["--sweep", "tokens", "--plot", "x.txt"], "must name a .png file"),
         (["--sweep", "tokens", "--plot", "gone/x.png"], "cannot be written"),
+        (["--sweep", "dim", "--seconds", "inf"], "must be more than 0"),
+        (["--sweep", "dim", "--seconds", "nan"], "must be more than 0"),
         (["--targets", "--json"], "--targets takes none of"),
     ],
 )

@@ -242,6 +242,19 @@ def test_the_twin_of_a_model_that_timm_knows_begins_as_timm_begins():
         assert converted.norms(torch.randn(1, 3, 32, 48)).query.shape == (1, 2, 3)
 
 
+def test_models_of_several_grids_are_refused_rather_than_shown_wrongly(photo):
+    model = timm.create_model("crossvit_9_240").eval()
+    with pytest.raises(sima_core.InputError, match="several grids"):
+        Lens(model).analyze(photo, 240, [2])
+
+
+def test_a_recorder_that_heard_nothing_says_so(model):
+    with NormRecorder(model) as recorder:
+        pass
+    with pytest.raises(sima_core.InputError, match="nothing was heard of layer 12"):
+        recorder.norms()
+
+
 def test_a_twin_that_would_keep_what_was_learnt_is_refused():
     xcit = timm.create_model("xcit_nano_12_p16_224", depth=1)  # its scales are drawn by nothing
     with pytest.raises(sima_core.InputError, match=r"nothing draws .* anew"):
