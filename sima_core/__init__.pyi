@@ -4,8 +4,8 @@ from .errors import InputError, SimaLensError
 from .lens.analysis import Analysis, Prediction
 from .lens.class_maps import attention_maps
 from .lens.heatmaps import Heatmap, heatmap, overlay
-from .lens.lens import Lens, analyze
-from .lens.norms import NormRecorder, TokenNorms, token_norms
+from .lens.lens import Lens, analyze, token_norms
+from .lens.norms import NormRecorder, TokenNorms
 from .lens.pictures import ImageError, load_image, preprocess
 from .models.architectures import Architecture, architectures
 from .models.conversion import Conversion, convert_to_sima

@@ -14,7 +14,7 @@ from sima_core.attention.operation import bare_products, choose_order, sima_atte
 from sima_core.bench.orders import ORDERS
 from sima_core.bench.references import fused_softmax_attention, published_sima
 from sima_core.bench.timing import Candidate, Ratio, Timings, measure
-from sima_core.lens.norms import token_norms
+from sima_core.lens.lens import token_norms
 from sima_core.models.architectures import create_model
 
 NUM_HEADS, WIDTH = 8, 384

@@ -30,7 +30,6 @@ def attention_maps(
     pixels: Tensor,
     kind: ClassMap = "cls",
     head: int | None = None,
-    known: Sequence[Layer] | None = None,
 ) -> Tensor:
     """How the class token attends to the patches: float32 (batch, rows, cols), unscaled.
 
@@ -47,7 +46,6 @@ def attention_maps(
         model: any with attention that is known.
         pixels: (batch, 3, rows·patch, cols·patch), normalised.
         head: counted from 1; None takes the mean over heads.
-        known: the model's layers of patch tokens, where they have been found already.
 
     Raises:
         InputError: an unknown kind, a head that does not exist, sides that are not multiples of the
@@ -57,7 +55,7 @@ def attention_maps(
     """
     if kind not in get_args(ClassMap):
         raise InputError(f"kind must be one of {', '.join(get_args(ClassMap))}; got {kind!r}")
-    known = find_layers(model, required=False) if known is None else known
+    known = find_layers(model, required=False)
     over_class = find_layers(model, over_patches=False, required=False)
     if kind == "rollout":
         layers = _rolled_out(model, known, over_class)

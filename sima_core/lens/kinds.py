@@ -4,6 +4,7 @@ To add a kind, write a class, add a line to `ATTENTION_KINDS`, and a test. Shape
 heads, N queries, M keys, d channels per head, C = H·d.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -204,7 +205,12 @@ ATTENTION_KINDS: tuple[AttentionKind, ...] = (
 
 def kind_of(module: nn.Module) -> AttentionKind | None:
     """The kind of attention that `module` is; None if it is none that is known."""
-    return next((kind for kind in ATTENTION_KINDS if isinstance(module, kind.module)), None)
+    return _kind_of_class(type(module))
+
+
+@functools.cache  # a model has hundreds of modules, of a dozen classes
+def _kind_of_class(module: type) -> AttentionKind | None:
+    return next((kind for kind in ATTENTION_KINDS if issubclass(module, kind.module)), None)
 
 
 def _side_by_side(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from sima_core.lens.layers import (
     looking,
     patch_size,
 )
-from sima_core.lens.norms import NormRecorder, TokenNorms, token_norms
+from sima_core.lens.norms import NormRecorder, TokenNorms
 from sima_core.lens.pictures import InputConfig, input_size, preprocess
 from sima_core.models.architectures import num_parameters
 from sima_core.models.conversion import convert_to_sima
@@ -154,12 +154,36 @@ class Lens:
     def norms(
         self, pixels: Tensor, layer: Layers = LAYER, per_head: bool = False
     ) -> TokenNorms | dict[int, TokenNorms]:
-        """The ℓ2-norm of every patch token among the queries and the keys; see `token_norms`.
+        """The ℓ2-norm of every patch token among the queries and among the keys, in one pass.
+
+        SimA layers give the norms in Q̂ and K̂: each channel divided by its ℓ1-norm over the tokens,
+        class, distillation and register tokens included. Softmax layers and XCA give them in Q and
+        K, as the paper does for DeiT: what the projections give, bias included. Where a softmax
+        layer has q_norm and k_norm, they come first, since its product sees nothing else; the scale
+        1/√d does not. Nor do XCA's ℓ2-norms, which rescale whole channels and not tokens, and its
+        temperature.
+
+        Class, distillation and register tokens are left out, and so are class-attention layers.
+        CvT's layers count through its stages.
+
+        Args:
+            pixels: (batch, 3, rows·patch, cols·patch), normalised; `preprocess` makes it.
+            layer: an int counted from 1 (negative: from the end), a sequence of them, or ``"all"``.
+            per_head: one map a head instead of one over all heads.
+
+        Returns:
+            One `TokenNorms` for an int; otherwise a dict from layer number (1 and up) to one.
 
         Raises:
-            InputError: as `token_norms`.
+            InputError: a layer that does not exist, or sides that are not multiples of the patch.
+
+        Source: arXiv 2206.08898, section 3.3 and figure 2 (layer 12).
         """
-        return token_norms(self.model, pixels, layer, per_head, self.layers)
+        with NormRecorder(self.model, layer, self.layers) as recorder, looking(self.model):
+            self.model(pixels)
+        norms = recorder.norms(per_head)
+        several = isinstance(layer, Sequence)  # "all" is one
+        return norms if several else next(iter(norms.values()))
 
     def attention(self, pixels: Tensor, kind: ClassMap = "cls", head: int | None = None) -> Tensor:
         """How the class token attends to the patches: (batch, rows, cols); see `attention_maps`.
@@ -167,7 +191,7 @@ class Lens:
         Raises:
             InputError: as `attention_maps`.
         """
-        return attention_maps(self.model, pixels, kind, head, self.layers)
+        return attention_maps(self.model, pixels, kind, head)
 
     def analyze(
         self,
@@ -221,6 +245,28 @@ class Lens:
         if [layer.kind for layer in twin.layers] != [layer.kind for layer in self.layers]:
             convert_to_sima(twin.model)
         return twin
+
+
+@overload
+def token_norms(
+    model: nn.Module, pixels: Tensor, layer: int = LAYER, per_head: bool = False
+) -> TokenNorms: ...
+@overload
+def token_norms(
+    model: nn.Module,
+    pixels: Tensor,
+    layer: Sequence[int] | Literal["all"],
+    per_head: bool = False,
+) -> dict[int, TokenNorms]: ...
+def token_norms(
+    model: nn.Module, pixels: Tensor, layer: Layers = LAYER, per_head: bool = False
+) -> TokenNorms | dict[int, TokenNorms]:
+    """`Lens.norms` of a model.
+
+    Raises:
+        InputError: as `Lens` and `Lens.norms`.
+    """
+    return Lens(model).norms(pixels, layer, per_head)
 
 
 def analyze(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from sima_core.lens.layers import (
     Layers,
     find_layers,
     layer_numbers,
-    looking,
     on_grid,
     require_fitting,
 )
@@ -50,11 +49,10 @@ class NormRecorder:
 
     Only the layers asked for are hooked, at the projections that make Q and K; outputs are not
     changed, and the hooks are removed on leaving, also on an error. Forward passes of other threads
-    through the same model are not recorded. `token_norms` says which tensors are measured.
+    through the same model are not recorded. `Lens.norms` says which tensors are measured.
 
     Args:
-        known: the model's layers, where they have been found already; found anew if they are not
-            its layers any more.
+        known: what `find_layers` gives of the model, where it was asked already.
 
     Raises:
         InputError: no known attention layers in the model, or a layer that does not exist.
@@ -63,8 +61,7 @@ class NormRecorder:
     def __init__(
         self, model: nn.Module, layers: Layers = LAYER, known: Sequence[Layer] | None = None
     ) -> None:
-        if known is None or not all(layer.is_in(model) for layer in known):
-            known = find_layers(model)
+        known = find_layers(model) if known is None else known
         self._model = model
         self._layers = {n: known[n - 1] for n in layer_numbers(layers, len(known))}
         self._hooks = ExitStack()
@@ -132,60 +129,3 @@ def _norms_per_head(layer: Layer, tokens: Tensor) -> Tensor:
     by_head = tokens.reshape(*tokens.shape[:2], layer.num_heads, -1)
     norms: Tensor = torch.linalg.vector_norm(by_head, dim=-1)
     return norms.transpose(1, 2)
-
-
-@overload
-def token_norms(
-    model: nn.Module,
-    pixels: Tensor,
-    layer: int = LAYER,
-    per_head: bool = False,
-    known: Sequence[Layer] | None = None,
-) -> TokenNorms: ...
-@overload
-def token_norms(
-    model: nn.Module,
-    pixels: Tensor,
-    layer: Sequence[int] | Literal["all"],
-    per_head: bool = False,
-    known: Sequence[Layer] | None = None,
-) -> dict[int, TokenNorms]: ...
-def token_norms(
-    model: nn.Module,
-    pixels: Tensor,
-    layer: Layers = LAYER,
-    per_head: bool = False,
-    known: Sequence[Layer] | None = None,
-) -> TokenNorms | dict[int, TokenNorms]:
-    """The ℓ2-norm of every patch token among the queries and among the keys, in one forward pass.
-
-    SimA layers give the norms in Q̂ and K̂: each channel divided by its ℓ1-norm over the tokens,
-    class, distillation and register tokens included. Softmax layers and XCA give them in Q and K,
-    as the paper does for DeiT: what the projections give, bias included. Where a softmax layer has
-    q_norm and k_norm, they come first, since its product sees nothing else; the scale 1/√d does
-    not. Nor do XCA's ℓ2-norms, which rescale whole channels and not tokens, and its temperature.
-
-    Class, distillation and register tokens are left out, and so are class-attention layers. CvT's
-    layers count through its stages.
-
-    Args:
-        model: any model with attention that is known (`kinds.ATTENTION_KINDS`).
-        pixels: (batch, 3, rows·patch, cols·patch), normalised; `Lens.preprocess` makes it.
-        layer: an int counted from 1 (negative: from the end), a sequence of them, or ``"all"``.
-        per_head: one map a head instead of one over all heads.
-        known: the model's layers, where they have been found already.
-
-    Returns:
-        One `TokenNorms` for an int; otherwise a dict from layer number (1 and up) to one.
-
-    Raises:
-        InputError: a layer that does not exist, a model without layers that are known, or sides
-            that are not multiples of the patch.
-
-    Source: arXiv 2206.08898, section 3.3 and figure 2 (layer 12).
-    """
-    with NormRecorder(model, layer, known) as recorder, looking(model):
-        model(pixels)
-    norms = recorder.norms(per_head)
-    several = isinstance(layer, Sequence)  # "all" is one
-    return norms if several else next(iter(norms.values()))
