@@ -6,7 +6,6 @@ Declaring the schemas of the two operators it looks up at import is enough; noth
 calls them. With a matching pair of packages this module does nothing.
 """
 
-import importlib
 import sys
 
 import torch
@@ -15,21 +14,6 @@ _NMS_ARGUMENTS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 #: The declarations live as long as this object; None where the real operators loaded.
 declared: torch.library.Library | None = None
-
-
-def ensure_torchvision_imports() -> None:
-    """Import torchvision, declaring its operators' schemas only if the real ones cannot load.
-
-    Raises:
-        RuntimeError: torchvision fails for another reason than its missing operators.
-    """
-    try:
-        importlib.import_module("torchvision")
-    except ImportError:  # not installed: timm says so better than we could
-        return
-    except RuntimeError as error:
-        declare_operators(error)
-        importlib.import_module("torchvision")
 
 
 def declare_operators(error: RuntimeError) -> None:

@@ -17,12 +17,21 @@ def test_a_working_torchvision_is_left_alone(tmp_path):
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("mark = 'real'")
     code = (
-        "import sys, importlib.util as u; sys.path.insert(0, {path!r});"
-        "s = u.spec_from_file_location('compat', 'sima_core/torchvision_compat.py');"
-        "m = u.module_from_spec(s); s.loader.exec_module(m); m.ensure_torchvision_imports();"
-        "import torchvision; print(torchvision.mark, m.declared)"
+        "import sys; sys.path.insert(0, {path!r}); import sima_core, torchvision;"
+        "from sima_core import torchvision_compat; print(torchvision.mark, torchvision_compat.declared)"
     )
     assert in_fresh_python(code.format(path=str(tmp_path))) == "real None"
+
+
+def test_a_torchvision_that_fails_for_another_reason_says_so_itself(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('of its own')")
+    code = (
+        "import sys; sys.path.insert(0, {path!r}); import sima_core\n"
+        "try: import torchvision\n"
+        "except RuntimeError as error: print(error)"
+    )
+    assert in_fresh_python(code.format(path=str(tmp_path))) == "of its own"
 
 
 def test_timm_is_imported_as_without_us_and_knows_our_architectures():
@@ -36,8 +45,9 @@ def test_timm_is_imported_as_without_us_and_knows_our_architectures():
 
 def test_architectures_are_registered_also_where_timm_was_there_first():
     code = (
-        "from sima_core.torchvision_compat import ensure_torchvision_imports as e; e();"
-        "import sys; sys.modules.pop('sima_core'); sys.meta_path.pop(0);"
-        "import timm, sima_core; print(timm.is_model('sima_nano_12_p16'))"
+        "import sys, sima_core, torchvision; sys.meta_path.pop(0); import timm;"
+        "before = timm.is_model('sima_nano_12_p16');"
+        "[sys.modules.pop(n) for n in list(sys.modules) if n.partition('.')[0] == 'sima_core'];"
+        "import sima_core; print(before, timm.is_model('sima_nano_12_p16'))"
     )
-    assert in_fresh_python(code) == "True"
+    assert in_fresh_python(code) == "False True"

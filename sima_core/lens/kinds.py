@@ -205,7 +205,7 @@ ATTENTION_KINDS: tuple[AttentionKind, ...] = (
 
 def kind_of(module: nn.Module) -> AttentionKind | None:
     """The kind of attention that `module` is; None if it is none that is known."""
-    return _kind_of_class(type(module))
+    return _kind_of_class(type(module))  # type: ignore[arg-type]  # classes can be hashed
 
 
 @functools.cache  # a model has hundreds of modules, of a dozen classes
