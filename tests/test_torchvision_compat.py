@@ -18,7 +18,7 @@ def test_a_working_torchvision_is_left_alone(tmp_path):
     (tmp_path / "torchvision" / "__init__.py").write_text("mark = 'real'")
     code = (
         "import sys; sys.path.insert(0, {path!r}); import sima_core, torchvision;"
-        "from sima_core import torchvision_compat; print(torchvision.mark, torchvision_compat.declared)"
+        "from sima_core import torchvision_compat as c; print(torchvision.mark, c.declared)"
     )
     assert in_fresh_python(code.format(path=str(tmp_path))) == "real None"
 
