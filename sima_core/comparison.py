@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +15,6 @@ from sima_core.bench.whole_models import ModelTime, time_models
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError, SimaLensError
 from sima_core.files import replacing
-from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.lens.lens import Lens
@@ -63,7 +62,14 @@ class Panel:
 
     choice: Choice
     kind: MapKind
-    analysis: Analysis
+    #: The picture.
+    image: Image.Image
+    #: The model's name.
+    name: str
+    #: Whether the weights were trained; None where nobody knows.
+    trained: bool | None
+    #: Where they come from, or that they are untrained.
+    weights: str
     #: By name (``Q̂``, ``K̂``; ``class attention``; ``rollout``): unscaled, (rows, cols).
     maps: Mapping[str, NDArray[np.float32]]
 
@@ -72,12 +78,7 @@ class Panel:
         """The model, and the layer and head that are shown."""
         head = f", head {self.choice.head}" if self.choice.head else ""
         layer = f", layer {self.choice.layer}" if self.kind == "norms" else ""
-        return f"{self.analysis.name}{layer}{head}"
-
-    @property
-    def weights(self) -> str:
-        """Where the weights come from, or that there are none."""
-        return self.analysis.weights_in_words
+        return f"{self.name}{layer}{head}"
 
 
 def load_choice(source: str) -> nn.Module:
@@ -103,24 +104,32 @@ def look(
     """Run one model on the picture.
 
     Raises:
-        ImageError, InputError: as `analyze` and `attention_maps` do; a layer, head or kind of map
-            that the model does not have. Only norms have a layer.
+        InputError: a picture that is too elongated; a layer, head or kind of map that the model
+            does not have. Only norms have a layer.
     """
     if kind not in get_args(MapKind):
         raise InputError(f"the map must be one of {', '.join(get_args(MapKind))}; got {kind!r}")
     lens = Lens.of(model)
     try:
         layer = lens.layer(choice.layer if kind == "norms" else -1).number
-        choice = Choice(choice.source, layer, choice.head)
-        analysis = lens.analyze(image, resolution, [layer])
         if kind == "norms":
-            maps = {analysis.symbol(s): analysis.token_norms(s, layer, choice.head) for s in SIDES}
+            seen = lens.analyze(image, resolution, [layer])
+            maps = {seen.symbol(s): seen.token_norms(s, layer, choice.head) for s in SIDES}
         else:
             found = lens.attention(lens.preprocess(image, resolution), kind, choice.head)[0]
-            maps = {"class attention" if kind == "cls" else "rollout": found.numpy()}
+            maps = {"class attention" if kind == "cls" else "rollout": found.cpu().numpy()}
     except SimaLensError as error:
         raise InputError(f"{lens.name}: {error}") from None
-    return Panel(choice, kind, analysis, maps)
+    origin = lens.provenance
+    return Panel(
+        replace(choice, layer=layer),
+        kind,
+        image,
+        lens.name,
+        origin.trained if origin else None,
+        lens.weights_in_words,
+        maps,
+    )
 
 
 def compare(
@@ -137,8 +146,8 @@ def compare(
         load: gives the model of a source; every source is loaded once.
 
     Raises:
-        CheckpointError, ImageError, InputError: what cannot be loaded, read or shown; layers
-            compared by a map that has none.
+        CheckpointError, InputError: what cannot be loaded or shown; layers compared by a map that
+            has none.
     """
     if not FEWEST <= len(choices) <= MOST:
         raise InputError(f"choose {FEWEST} to {MOST} to compare; got {len(choices)}")
@@ -147,7 +156,8 @@ def compare(
             "class attention is that of the last layer, and rollout that of all layers together: "
             "compare models or heads, not layers"
         )
-    lenses = {c.source: Lens.of(load(c.source)) for c in {c.source: c for c in choices}.values()}
+    sources = dict.fromkeys(choice.source for choice in choices)
+    lenses = {source: Lens.of(load(source)) for source in sources}
     panels = [look(lenses[c.source], c, image, resolution, kind) for c in choices]
     inputs = [lens.preprocess(image, resolution) for lens in lenses.values()]
     times = time_models([lens.model for lens in lenses.values()], inputs, seconds)
@@ -166,7 +176,7 @@ def plot(
     """
     from matplotlib.figure import Figure  # slow to import, and only needed here
 
-    image = panels[0].analysis.image
+    image = panels[0].image
     num_rows = len(panels[0].maps)
     height = 3.4 * min(image.height / image.width, TALLEST)
     figure = Figure(figsize=(3.4 * len(panels), height * num_rows + 0.9), layout="constrained")

@@ -163,3 +163,13 @@ def test_models_with_one_order_are_timed_as_they_are(photo_file, capsys, name):
     assert main([*command, "--seconds", "0.1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert 0 < found["attention"]["median"] < found["forward"]["median"]
+
+
+def test_a_map_of_the_class_token_takes_one_forward_pass(model, photo):
+    passes = []
+    handle = model.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        look(model, Choice("bundled"), photo, 96, "cls")
+    finally:
+        handle.remove()
+    assert len(passes) == 1

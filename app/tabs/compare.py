@@ -153,9 +153,7 @@ def run(
     chosen = Asked(what, models, layers, heads).choices(whole(layer, LAYER))
     panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
     photo = kept(image)
-    return Comparison(
-        [replace(panel, analysis=replace(panel.analysis, image=photo)) for panel in panels], times
-    )
+    return Comparison([replace(panel, image=photo) for panel in panels], times)
 
 
 def draw(compared: Comparison | None, colormap: str) -> Markup:
@@ -163,7 +161,7 @@ def draw(compared: Comparison | None, colormap: str) -> Markup:
     if compared is None:
         return render("compare/start")
     panels, times = compared.panels, compared.times
-    photo = Photo.of(panels[0].analysis.image)
+    photo = Photo.of(panels[0].image)
     slowest = max(t.forward.median for t in times)
     columns = [
         _column(photo, panel, timed, slowest, colormap)
@@ -183,7 +181,7 @@ def _column(photo: Photo, panel: Panel, timed: ModelTime, slowest: float, colorm
         "compare/column",
         figures=figures,
         title=panel.title,
-        trained=panel.analysis.trained,
+        trained=panel.trained,
         weights=panel.weights,
         forward_percent=100 * timed.forward.median / slowest,
         attention_percent=100 * timed.attention.median / slowest,

@@ -76,7 +76,7 @@ class Analysis:
         Raises:
             InputError: a layer that was not captured.
         """
-        rows, cols = self.token_norms(side, layer).shape
+        rows, cols = getattr(self._norms_of(layer), side).shape[-2:]
         return rows, cols
 
     def token_norms(
@@ -90,16 +90,19 @@ class Analysis:
         Raises:
             InputError: a layer or head that was not captured.
         """
-        if layer not in self.norms:
-            captured = ", ".join(map(str, self.norms))
-            raise InputError(f"layer {layer} was not captured: there are {captured}")
-        norms = self.norms[layer]
+        norms = self._norms_of(layer)
         require_head(head, norms.query.shape[1])
         if head is None:
             norms = norms.over_heads()
         else:
             norms = TokenNorms(norms.query[:, head - 1], norms.key[:, head - 1])
         return np.asarray(getattr(norms, side)[0].cpu().numpy())
+
+    def _norms_of(self, layer: int) -> TokenNorms:
+        if layer not in self.norms:
+            captured = ", ".join(map(str, self.norms))
+            raise InputError(f"layer {layer} was not captured: there are {captured}")
+        return self.norms[layer]
 
     def heatmap(self, side: Side, layer: int = LAYER, head: int | None = None) -> Heatmap:
         """The norms of `token_norms`, scaled.
