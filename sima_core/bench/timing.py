@@ -93,9 +93,7 @@ def interleave(
     names = list(candidates)
     slow: set[str] = set()
     rounds = 0
-    while rounds < min(min_rounds, SLOW_ROUNDS if slow else min_rounds) or (
-        time.perf_counter() < end
-    ):
+    while rounds < min_rounds or time.perf_counter() < end:
         random.shuffle(names)
         # Never on across a yield: the mode belongs to a thread, and a generator may change threads.
         with torch.inference_mode():
@@ -114,6 +112,7 @@ def interleave(
                     within[name].append(clock() - before)
                 if times[name][-1] >= SLOW_CALL * calls[name]:
                     slow.add(name)
+                    min_rounds = min(min_rounds, SLOW_ROUNDS)
         rounds += 1
         yield Timings(
             {name: _measurement(name, calls[name], times[name]) for name in candidates},
