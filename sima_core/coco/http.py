@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from sima_core import __version__
-from sima_core.coco.root import CocoError
+from sima_core.errors import InputError
 
 #: How often one request is tried, and the wait after the first try; it doubles with each.
 ATTEMPTS, BACKOFF_SECONDS = 5, 1.0
@@ -81,6 +81,9 @@ class Client:
     """Asks servers, each request up to `ATTEMPTS` times; proxies are the environment's.
 
     Threads may share one. Every method raises FetchError once there is no use in trying on.
+
+    Raises:
+        InputError: the environment names a proxy that cannot be used.
     """
 
     def __init__(self) -> None:
@@ -89,7 +92,7 @@ class Client:
                 headers=_HEADERS, timeout=TIMEOUT_SECONDS, follow_redirects=True
             )
         except (ImportError, ValueError):  # a scheme that is unknown, or needs another package
-            raise CocoError(
+            raise InputError(
                 "The proxy that the environment names cannot be used: check HTTP_PROXY, "
                 "HTTPS_PROXY and ALL_PROXY."
             ) from None

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sima_core.coco.http import AbsentError, Client, FetchError, NoRangesError, RemoteFile
-from sima_core.coco.root import CocoError
+from sima_core.errors import InputError
 
 CONTENT = bytes(range(100))
 
@@ -71,5 +71,5 @@ def test_nothing_is_waited_for_after_a_stop(server):
 @pytest.mark.parametrize("proxy", ["foo://127.0.0.1:1", "socks5://127.0.0.1:1"])
 def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch, proxy):
     monkeypatch.setenv("ALL_PROXY", proxy)
-    with pytest.raises(CocoError, match="proxy that the environment names cannot be used"):
+    with pytest.raises(InputError, match="proxy that the environment names cannot be used"):
         Client()

@@ -5,7 +5,8 @@ import threading
 
 from sima_core import environment
 from sima_core.coco.download import download
-from sima_core.coco.root import CocoError, default_root
+from sima_core.coco.root import default_root
+from sima_core.errors import SimaLensError
 from sima_core.files import ASSETS
 
 
@@ -31,7 +32,7 @@ class Examples:
         ids = [image["id"] for image in listed["images"]]
         try:
             download(default_root(), listed["split"], ids, annotations=True, progress=False)
-        except CocoError as error:
+        except SimaLensError as error:
             print(f"the COCO examples could not be fetched: {error}")
 
 
