@@ -15,18 +15,17 @@ from sima_core.cli.options import (
     FOUND_COCO,
     OK,
     SOME_FAILED,
-    AnnotatedSplit,
     CocoOptions,
     JsonFile,
     ModelOptions,
     PngFile,
     Resolution,
-    Split,
     Wholes,
     computes,
     require_png,
     require_writable,
 )
+from sima_core.coco.root import AnnotatedSplit, Split
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing

@@ -44,9 +44,7 @@ Folder = Annotated[Path, Parameter(metavar="DIR", help="made if absent")]
 PngFile = Annotated[Path, Parameter(metavar="FILE.png")]
 JsonFile = Annotated[Path, Parameter(metavar="FILE")]
 
-#: As `coco.root.SPLITS`, `bench.sweeps.DTYPES` and so on, which are behind heavy imports.
-Split = Literal["val2017", "train2017", "test2017"]
-AnnotatedSplit = Literal["val2017", "train2017"]
+#: As `bench.sweeps` has them (DTYPES, SWEEP_SIZES) and `comparison`, with which torch comes.
 Dtype = Literal["bfloat16", "float32", "float64"]
 SweepOver = Literal["dim", "tokens"]
 MapKind = Literal["norms", "cls", "rollout"]

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, get_args
 
 from sima_core import files
 from sima_core.environment import COCO_ROOT
 from sima_core.errors import SimaLensError
 
 #: The splits of COCO 2017 with pictures; test2017 has no annotations.
-SPLITS = ("val2017", "train2017", "test2017")
+AnnotatedSplit = Literal["val2017", "train2017"]
+Split = Literal[AnnotatedSplit, "test2017"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 #: Said where there is no COCO at all.
 NO_COCO = (
     "There is no COCO here yet: `python -m sima_core coco download --images 100` fetches a hundred "

@@ -13,7 +13,6 @@ from sima_core import comparison
 from sima_core.bench.sweeps import DTYPES, SWEEP_SIZES
 from sima_core.cli import options
 from sima_core.cli.app import app, main
-from sima_core.coco.root import SPLITS
 from tests.cli.support import run
 from tests.support import ROOT
 
@@ -82,8 +81,6 @@ def test_a_reader_that_has_seen_enough_of_a_help_is_no_error():
 
 
 def test_the_choices_that_options_name_are_those_of_the_rooms():
-    assert get_args(options.Split) == SPLITS
-    assert get_args(options.AnnotatedSplit) == SPLITS[:2]
     assert get_args(options.Dtype) == tuple(sorted(DTYPES))
     assert get_args(options.SweepOver) == tuple(sorted(SWEEP_SIZES))
     assert get_args(options.MapKind) == get_args(comparison.MapKind)
