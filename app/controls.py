@@ -21,16 +21,19 @@ def photo_box(value: str | None = None, **kwargs: Any) -> RawImage:
 
 
 def head_choices(num_heads: int) -> list[tuple[str, int]]:
+    """Words and values of a choice of heads, counted from 1; 0 means all of them."""
     return [("All heads", 0), *((f"Head {h}", h) for h in range(1, num_heads + 1))]
 
 
 def resolution_choice(label: str) -> gr.Dropdown:
+    """A choice of `RESOLUTIONS`."""
     return gr.Dropdown(
         [(f"{r} px", r) for r in RESOLUTIONS], value=RESOLUTION, label=label, filterable=False
     )
 
 
 def colormap_choice() -> gr.Dropdown:
+    """A choice of `COLORMAPS`."""
     return gr.Dropdown(
         [(c.capitalize(), c) for c in COLORMAPS],
         value=COLORMAPS[0],

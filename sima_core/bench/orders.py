@@ -17,9 +17,8 @@ from sima_core.lens.layers import Layer, require_fitting
 from sima_core.lens.lens import Lens
 from sima_core.machine import Machine, require_memory
 
+#: Both orders of the product, as `choose_order` names them.
 ORDERS: tuple[Literal["qk_first"], Literal["kv_first"]] = ("qk_first", "kv_first")
-
-
 #: What is timed in both orders: the product alone, the whole layer, the whole model.
 Level = Literal["attention", "block", "model"]
 

@@ -39,10 +39,12 @@ class Target:
 
 
 def at_most(name: str, limit: float, ratio: Ratio) -> Target:
+    """A target that is met if the median does not exceed `limit`."""
     return Target(name, f"≤ {limit:g} ×", _shown(ratio), ratio.median <= limit)
 
 
 def at_least(name: str, limit: float, ratio: Ratio) -> Target:
+    """A target that is met if the median reaches `limit`."""
     return Target(name, f"≥ {limit:g} ×", _shown(ratio), ratio.median >= limit)
 
 

@@ -19,13 +19,8 @@ from sima_core.weights.provenance import Labels, labels_from, parsed_json
 #: Seconds after which reading a pickle is given up.
 UNPICKLE_SECONDS = 120
 
-
 _UNPICKLE = Path(__file__).with_name("unpickle.py")
-
-
 _TRUNCATED = "{} is truncated: its end is missing. Copy or download it again."
-
-
 _NO_CHECKPOINT = (
     "{} is not a checkpoint: expected a .safetensors file or one saved with torch.save."
 )
@@ -45,7 +40,15 @@ class Contents:
 
 
 def read_file(path: Path, shown_as: str) -> Contents:
-    """Read any supported file without running code from it."""
+    """Read any supported file without running code from it.
+
+    Args:
+        shown_as: what the file is called in sentences.
+
+    Raises:
+        CheckpointError: it holds no weights, or damaged ones.
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
@@ -146,6 +149,7 @@ def without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def first_names(names: list[str], count: int = 3) -> str:
+    """The first few names, and how many more there are; fit for a sentence."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(shown, names[:count])) + more
 
@@ -157,4 +161,5 @@ def shown(name: str, length: int = 80) -> str:
 
 
 def shape_in_words(size: torch.Size) -> str:
+    """Such as ``128×3``, or that it is a single number."""
     return "×".join(map(str, size)) if size else "a single number"

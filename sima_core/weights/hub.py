@@ -19,15 +19,12 @@ from sima_core.files import is_full
 from sima_core.weights.formats import CheckpointError, shown
 from sima_core.weights.provenance import MAX_JSON_BYTES, Labels, labels_from, read_json, read_labels
 
+#: Before the id of a repository, where a source is named.
 HUB_PREFIX = "hf-hub:"
-
-
 #: The largest file taken from the Hub, in bytes: the largest architecture in float32 and a margin.
 MAX_HUB_BYTES = 800 * 2**20
-
-
+#: Of files with weights, the ones to take first before the others.
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 

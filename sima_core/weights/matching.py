@@ -13,7 +13,6 @@ from sima_core.weights.formats import CheckpointError, first_names, shape_in_wor
 #: More classes than any public data set has; a larger head is a broken or hostile file.
 MAX_CLASSES = 100_000
 
-
 #: What weights without a name may be: of architectures that share their shapes, only the first.
 _GUESSED = [
     name
@@ -23,7 +22,14 @@ _GUESSED = [
 
 
 def require_registered(name: str, shown_as: str | None = None) -> None:
-    """Raise a CheckpointError that suggests the nearest name unless `name` is registered."""
+    """Refuse a name that is not registered; suggests the nearest.
+
+    Args:
+        shown_as: the file that says so, if one does.
+
+    Raises:
+        CheckpointError: there is no such architecture.
+    """
     if name in ARCHITECTURES:
         return
     says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
@@ -43,6 +49,7 @@ def require_registered(name: str, shown_as: str | None = None) -> None:
 
 
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
+    """Rows of the head, in a state dict that `architecture_of` has passed."""
     return state_dict["head.bias"].shape[0]
 
 
