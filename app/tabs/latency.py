@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import io
 import math
 import time
@@ -22,7 +23,7 @@ from app.visitors import MAX_COST, lens_for, require_affordable, require_photo
 from sima_core import load_image
 from sima_core.attention.operation import WEIGHTS_BUDGET, mean_tokens
 from sima_core.bench.crossover import crossing_between
-from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders
+from sima_core.bench.orders import ORDERS, Level, OrderComparison, compare_orders, product_macs
 from sima_core.bench.sweeps import SWEEP_SIZES, SweepPoint, orders_over_tokens, sweep
 from sima_core.bench.timing import quartiles
 from sima_core.bench.whole_models import time_models
@@ -92,7 +93,7 @@ def compare_within_limits(
     chosen = lens.layer(layer)
     width, height = lens.input_size(*image.size, resolution)
     num_tokens, num_keys = map(math.prod, chosen.grids(height, width))
-    macs = 2.0 * num_tokens * num_keys * chosen.num_heads * chosen.head_dim
+    macs = product_macs("qk_first", chosen.num_heads, chosen.head_dim, num_tokens, num_keys)
     if macs > MAX_PRODUCT_MACS:
         raise InputError(
             f"at {resolution} px this picture becomes {num_tokens:,} tokens, and (Q̂K̂ᵀ)V over so "
@@ -236,15 +237,15 @@ def _curve_series(points: Sequence[SweepPoint]) -> list[Series]:
     """Both orders in milliseconds: as multiplications predict, and as measured."""
     head_dim, num_heads = points[0].head_dim, points[0].num_heads
 
-    def macs(order: str, tokens: int) -> float:
-        return 2.0 * num_heads * tokens * head_dim * (tokens if order == "qk_first" else head_dim)
-
+    macs = functools.partial(product_macs, num_heads=num_heads, head_dim=head_dim)
     last = points[-1]
     # One speed for both orders, from the largest size, where overheads weigh least.
-    speed = max(macs(o, last.num_tokens) / last.timings.seconds(o) for o in ORDERS)
+    speed = max(macs(o, num_tokens=last.num_tokens) / last.timings.seconds(o) for o in ORDERS)
     series = []
     for color, order in enumerate(ORDERS):
-        predicted = [(p.num_tokens, 1e3 * macs(order, p.num_tokens) / speed) for p in points]
+        predicted = [
+            (p.num_tokens, 1e3 * macs(order, num_tokens=p.num_tokens) / speed) for p in points
+        ]
         name = f"{NAMES[order]} predicted"
         series.append(Series(name, predicted, dashed=True, marks=False, color=color))
         measured = [(p.num_tokens, 1e3 * p.timings.seconds(order)) for p in points]

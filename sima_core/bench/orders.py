@@ -23,6 +23,22 @@ ORDERS: tuple[Literal["qk_first"], Literal["kv_first"]] = ("qk_first", "kv_first
 Level = Literal["attention", "block", "model"]
 
 
+def product_macs(
+    order: str, num_heads: int, head_dim: int, num_tokens: int, num_keys: int | None = None
+) -> float:
+    """Multiply-accumulates of the product: 2·H·N·M·d for ``qk_first``, else (N + M)·H·d².
+
+    Args:
+        num_keys: M, where it is not N as in self-attention.
+
+    Source: arXiv 2206.08898, section 3.
+    """
+    keys = num_tokens if num_keys is None else num_keys
+    if order == "qk_first":
+        return 2.0 * num_heads * num_tokens * keys * head_dim
+    return float(num_heads * (num_tokens + keys) * head_dim**2)
+
+
 @dataclass(frozen=True)
 class OrderComparison:
     """Both orders of the product, measured side by side on one picture's real Q, K and V."""
@@ -48,8 +64,11 @@ class OrderComparison:
 
         Where the keys are others than the queries, N is the harmonic mean of their numbers.
         """
-        both = self.num_tokens + self.num_keys
-        return 2 * self.num_tokens * self.num_keys / (both * self.head_dim)
+        first, second = (
+            product_macs(order, self.num_heads, self.head_dim, self.num_tokens, self.num_keys)
+            for order in ORDERS
+        )
+        return first / second
 
     def measured_ratio(self, level: Level = "attention") -> Ratio:
         """How many times as long ``qk_first`` takes."""
