@@ -10,7 +10,7 @@ from gradio.events import Dependency
 from app.controls import head_choices
 from app.handlers import LOAD, QUIET, plainly
 from app.visit import Visit
-from app.visitors import BUNDLED, MODELS
+from app.visitors import MODELS, bundled
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
 from sima_core.lens.lens import Lens
@@ -53,7 +53,7 @@ def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
 def use_bundled(model_key: str | None) -> tuple[Any, ...]:
     """Go back to the bundled weights."""
     MODELS.drop(model_key)
-    return None, *controls_for(BUNDLED)
+    return None, *controls_for(bundled())
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class OwnCheckpoint:
     @classmethod
     def lay_out(cls) -> "OwnCheckpoint":
         with gr.Accordion("Use your own checkpoint", open=False):
-            note = gr.Markdown(model_note(BUNDLED))
+            note = gr.Markdown(model_note(bundled()))
             upload = gr.File(
                 label="SimA checkpoint (.safetensors, .pth)", type="filepath", height=110
             )

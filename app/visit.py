@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from app.visitors import BUNDLED, MODELS
+from app.visitors import MODELS, bundled
 from sima_core import Analysis
 from sima_core.bench.whole_models import ModelTime
 from sima_core.coco.split import CocoPicture
@@ -68,7 +68,9 @@ class Visit:
     @classmethod
     def begin(cls) -> "Visit":
         """Empty stores inside the current Blocks; the slider is rendered where Explore puts it."""
-        layer = gr.Slider(1, BUNDLED.depth, LAYER, step=1, precision=0, label="Layer", render=False)
+        layer = gr.Slider(
+            1, bundled().depth, LAYER, step=1, precision=0, label="Layer", render=False
+        )
         return cls(
             look=gr.State(),
             model_key=gr.State(delete_callback=MODELS.drop),

@@ -1,5 +1,6 @@
 """Visitors' models and photos, and what one visitor may use of a shared machine."""
 
+import functools
 from pathlib import Path
 
 import gradio as gr
@@ -24,9 +25,14 @@ def lens_cache(max_models: int = 4) -> ModelCache[Lens]:
     return ModelCache(lambda lens: num_bytes(lens.model), max_models)
 
 
-#: The bundled trained model, and those that visitors brought for their visit.
-BUNDLED = Lens.load()
+#: The models that visitors brought for their visit.
 MODELS = lens_cache()
+
+
+@functools.cache
+def bundled() -> Lens:
+    """The bundled trained model, loaded when it is first looked through."""
+    return Lens.load()
 
 
 def lens_for(key: str | None) -> Lens:
@@ -35,7 +41,7 @@ def lens_for(key: str | None) -> Lens:
     Raises:
         ModelGoneError: the visitor's was dropped to make room.
     """
-    return BUNDLED if key is None else MODELS.get(key)
+    return bundled() if key is None else MODELS.get(key)
 
 
 def require_affordable(
@@ -89,8 +95,8 @@ def kept(image: Image.Image) -> Image.Image:
     return copy
 
 
-def cache_folder() -> Path:
-    """Gradio's, whose files are deleted an hour after they were made."""
+def gradio_folder() -> Path:
+    """Where Gradio keeps what it serves; files are deleted an hour after they were made."""
     folder = Path(gr.utils.get_upload_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return folder

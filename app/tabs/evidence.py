@@ -1,5 +1,6 @@
 """The Evidence tab: how well the bundled weights' maps find objects, over a whole split of COCO."""
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +14,8 @@ from app.templating import render
 from sima_core.files import ASSETS
 from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
 
-#: What `evaluate` found, by split; the commands that made them stand in them.
-FOUND: dict[str, dict[str, Any]] = {
-    split: json.loads((ASSETS / f"evidence_{split}.json").read_text("utf-8"))
-    for split in ("val2017", "train2017")
-}
+#: The splits that were scored.
+SPLITS = ("val2017", "train2017")
 _NAMES = {
     "query": "Q̂ (query)",
     "key": "K̂ (key)",
@@ -36,9 +34,16 @@ _MEANINGS = {
 }
 
 
+@functools.cache
+def evidence(split: str) -> dict[str, Any]:
+    """What `evaluate` found; the command that made it stands in it."""
+    found: dict[str, Any] = json.loads((ASSETS / f"evidence_{split}.json").read_text("utf-8"))
+    return found
+
+
 def evidence_html(split: str) -> Markup:
     """Sentences, a table, and charts of every metric by layer."""
-    found = FOUND[split]
+    found = evidence(split)
     return render(
         "evidence/page",
         split=split,
@@ -115,6 +120,6 @@ def metric_chart(found: Mapping[str, Any], metric: str) -> Markup:
 def build() -> None:
     """Lay the tab out inside the current Blocks."""
     with gr.Column(elem_id="evidence"):
-        split = gr.Radio(list(FOUND), value="val2017", label="Split of COCO", elem_id="ev-split")
-        shown = gr.HTML(evidence_html("val2017"))
+        split = gr.Radio(SPLITS, value=SPLITS[0], label="Split of COCO", elem_id="ev-split")
+        shown = gr.HTML(evidence_html(SPLITS[0]))
     split.input(evidence_html, split, shown, **QUIET)

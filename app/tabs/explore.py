@@ -28,9 +28,9 @@ from app.raw_image import RawImage
 from app.viewer import predictions_html, summary_html, viewer, viewer_html
 from app.visit import Look, Visit
 from app.visitors import (
-    BUNDLED,
     analyze_within_limits,
-    cache_folder,
+    bundled,
+    gradio_folder,
     kept,
     require_photo,
 )
@@ -137,7 +137,7 @@ def download(
     view = View.of(seen.analysis, layer, head, colormap)
     stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.
-    folder = Path(tempfile.mkdtemp(dir=cache_folder()))
+    folder = Path(tempfile.mkdtemp(dir=gradio_folder()))
     written = write(
         seen.analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity
     )
@@ -183,7 +183,7 @@ class Explore:
                 gr.Markdown(GUIDE, elem_id="guide")
             with gr.Column(elem_id="explore-settings"):
                 visit.layer.render()
-                heads = head_choices(BUNDLED.layers[0].num_heads)
+                heads = head_choices(bundled().layers[0].num_heads)
                 return cls(
                     visit,
                     photo,

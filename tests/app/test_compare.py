@@ -65,7 +65,7 @@ def test_two_of_the_largest_models_can_be_compared(name):
 
 def test_models_that_take_too_long_together_are_refused(monkeypatch):
     sample = look(sample_photos()[0][0], None, 112)
-    alone = visitors.require_affordable(visitors.BUNDLED, load_image(sample.path), 112)
+    alone = visitors.require_affordable(visitors.bundled(), load_image(sample.path), 112)
     monkeypatch.setattr(tab, "MAX_COST", 1.5 * alone)
     models = [tab.MINE, "xcit_nano_12_p16_224"]
     with pytest.raises(InputError, match="together these models take too long"):

@@ -27,7 +27,7 @@ def test_evidence_tab(explore):
     ],
 )
 def test_the_verdict_compares_with_random_weights(untrained, said):
-    found = copy.deepcopy(evidence.FOUND["val2017"])
+    found = copy.deepcopy(evidence.evidence("val2017"))
     for name in ("query", "key"):
         found["maps"][name]["auc_ci"] = [0.65, 0.75]
         found["maps"][f"untrained_{name}"]["auc_ci"] = list(untrained)

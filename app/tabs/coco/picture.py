@@ -13,7 +13,7 @@ from app.tabs.coco.browsing import split_named
 from app.templating import render
 from app.viewer import viewer_html
 from app.visit import CocoLook
-from app.visitors import cache_folder, lens_for, require_affordable, require_photo
+from app.visitors import gradio_folder, lens_for, require_affordable, require_photo
 from sima_core import Analysis
 from sima_core.coco.split import CocoObject, CocoPicture
 from sima_core.defaults import LAYER, RESOLUTION
@@ -65,7 +65,7 @@ def copy_of(shown: CocoLook | None) -> str:
     """The path of a copy of the picture, which another tab may take for an upload."""
     shown = require_shown(shown)
     photo = require_photo(shown.path)
-    folder = Path(tempfile.mkdtemp(dir=cache_folder()))
+    folder = Path(tempfile.mkdtemp(dir=gradio_folder()))
     return str(shutil.copy(photo, str(folder / f"coco-{shown.picture.id}.jpg")))
 
 
