@@ -14,7 +14,7 @@ from torch import nn
 from sima_core.bench.whole_models import ModelTime, time_models
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError, SimaLensError
-from sima_core.files import replacing
+from sima_core.figures import new_figure, save_png
 from sima_core.lens.heatmaps import COLORMAPS, heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.lens.lens import Lens
@@ -174,12 +174,10 @@ def plot(
         OSError: the file cannot be written.
         InputError: a map that is not finite.
     """
-    from matplotlib.figure import Figure  # slow to import, and only needed here
-
     image = panels[0].image
     num_rows = len(panels[0].maps)
     height = 3.4 * min(image.height / image.width, TALLEST)
-    figure = Figure(figsize=(3.4 * len(panels), height * num_rows + 0.9), layout="constrained")
+    figure = new_figure(3.4 * len(panels), height * num_rows + 0.9)
     grid = figure.subplots(num_rows, len(panels), squeeze=False)
     for column, (panel, timed) in enumerate(zip(panels, times, strict=True)):
         for row, (name, values) in enumerate(panel.maps.items()):
@@ -187,5 +185,4 @@ def plot(
             axes.imshow(overlay(image, heatmap(values), colormap))
             axes.set(xticks=[], yticks=[], ylabel=name)
         grid[0][column].set_title(f"{panel.title}\n{panel.weights}\n{timed}", fontsize=8)
-    with replacing(file) as png:
-        figure.savefig(png, format="png", dpi=150)
+    save_png(figure, file, dpi=150)

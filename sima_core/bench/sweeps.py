@@ -18,7 +18,8 @@ from sima_core.bench.references import (
 )
 from sima_core.bench.timing import Candidate, Timings, measure, measurement_dict, quartiles
 from sima_core.errors import InputError
-from sima_core.files import replacing, writing
+from sima_core.figures import new_figure, save_png
+from sima_core.files import writing
 from sima_core.machine import require_memory
 
 #: Number types to sweep in, by name.
@@ -120,9 +121,7 @@ def plot_sweep(results: Mapping[str, Sequence[SweepPoint]], over: str, file: Pat
     Raises:
         DiskError: the file cannot be written.
     """
-    from matplotlib.figure import Figure  # slow to import, and only needed here
-
-    figure = Figure(figsize=(7 * len(results), 5), layout="constrained")
+    figure = new_figure(7 * len(results), 5)
     panels = figure.subplots(1, len(results), squeeze=False)[0]
     for panel, (device, points) in zip(panels, results.items(), strict=True):
         sizes = [p.num_tokens if over == "tokens" else p.head_dim for p in points]
@@ -146,5 +145,5 @@ def plot_sweep(results: Mapping[str, Sequence[SweepPoint]], over: str, file: Pat
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
-    with writing("the plot"), replacing(file) as png:
-        figure.savefig(png, format="png", dpi=150)
+    with writing("the plot"):
+        save_png(figure, file, dpi=150)

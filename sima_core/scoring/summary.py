@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sima_core.errors import InputError
-from sima_core.files import replacing
+from sima_core.figures import new_figure, save_png
 from sima_core.lens.layers import SIDES
 from sima_core.scoring.metrics import METRICS, Estimate
 from sima_core.scoring.results import (
@@ -212,19 +212,17 @@ def plot(summary: Summary, title: str, file: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    import matplotlib  # half a second, which only a drawing is worth
-    from matplotlib.figure import Figure
+    import matplotlib  # as late as `new_figure`
 
     with matplotlib.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(15, 3.6), layout="constrained")
+        figure = new_figure(15, 3.6)
         all_axes = figure.subplots(1, len(METRICS))
         for axes, (metric, name) in zip(all_axes, METRIC_NAMES.items(), strict=True):
             _plot_metric(axes, summary, metric)
             axes.set(title=name, xlabel="layer", xticks=summary.layers)
         all_axes[-1].legend(fontsize=7)
         figure.suptitle(title)
-        with replacing(file) as png:
-            figure.savefig(png, format="png", dpi=120)
+        save_png(figure, file, dpi=120)
 
 
 def _plot_metric(axes: Any, summary: Summary, metric: str) -> None:

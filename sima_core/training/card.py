@@ -14,7 +14,8 @@ from torch import nn
 from tqdm import tqdm
 
 from sima_core import __version__
-from sima_core.files import replacing, write_bytes, write_text
+from sima_core.figures import new_figure, save_png
+from sima_core.files import write_bytes, write_text
 from sima_core.machine import versions
 from sima_core.models.architectures import num_parameters
 from sima_core.training.accuracy import Accuracy, held_out_accuracy
@@ -111,14 +112,13 @@ def plot(log: list[dict[str, Any]], file: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    import matplotlib  # takes a second, which only those who draw should wait
-    from matplotlib.figure import Figure
+    import matplotlib  # as late as `new_figure`
 
     steps = [line for line in log if "loss" in line]
     checks = [line for line in log if "held_out_accuracy" in line]
     per_epoch = {line["step"]: line["epoch"] for line in steps}
-    with matplotlib.rc_context({"font.size": 9}), replacing(file) as png:
-        figure = Figure(figsize=(10, 3.6), layout="constrained")
+    with matplotlib.rc_context({"font.size": 9}):
+        figure = new_figure(10, 3.6)
         left, right = figure.subplots(1, 2)
         epochs = [line["epoch"] for line in steps]
         left.plot(epochs, [line["loss"] for line in steps], color="tab:purple")
@@ -131,4 +131,4 @@ def plot(log: list[dict[str, Any]], file: Path) -> None:
             right.plot(places, found, "o-", label="a quarter of the held-out, averaged weights")
         right.set(title="accuracy", xlabel="epoch")
         right.legend(fontsize=7)
-        figure.savefig(png, dpi=120)
+        save_png(figure, file, dpi=120)
