@@ -29,7 +29,7 @@ from sima_core.coco.root import AnnotatedSplit, Split
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
-from sima_core.numbers import Whole
+from sima_core.numbers import Whole, whole_numbers
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
@@ -176,8 +176,8 @@ def _layer_numbers(text: str, lens: "Lens") -> list[int]:
     if text.strip() == "all":
         return lens.layer_numbers("all")
     try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
+        numbers = whole_numbers(text)
+    except InputError:
         raise InputError(f"--layers takes 12, 1,6,12 or all; got {text!r}") from None
     return list(dict.fromkeys(lens.layer_numbers(numbers)))
 

@@ -22,6 +22,7 @@ from sima_core.cli.options import (
 )
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
+from sima_core.numbers import whole_numbers
 from sima_core.training.recipe import CARD_RESOLUTIONS, LENGTH, Settings, resolutions_from
 
 
@@ -37,11 +38,7 @@ def _size(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    text = tokens[-1].value
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"expected whole numbers, such as 0,1: {text!r}") from None
+    return whole_numbers(tokens[-1].value)
 
 
 def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:

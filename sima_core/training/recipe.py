@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter, Token
 from cyclopts.validators import mutually_exclusive
 
 from sima_core.errors import InputError, SimaLensError
-from sima_core.numbers import Whole
+from sima_core.numbers import Whole, whole_numbers
 
 #: Pictures are kept in memory with a shorter side of at most so many pixels.
 STORED_SIDE = 256
@@ -63,10 +63,7 @@ def resolutions_from(text: str) -> tuple[int, ...]:
     Raises:
         InputError: it holds something else, or a size that is no multiple of 32.
     """
-    try:
-        found = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"expected sizes in pixels, such as 96,128: {text!r}") from None
+    found = whole_numbers(text)
     if any(side < 32 or side % 32 for side in found):
         raise InputError("sizes must be multiples of 32 px")
     return found
