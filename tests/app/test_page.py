@@ -71,8 +71,8 @@ def test_a_visit_keeps_no_full_size_photo(tmp_path):
     found = compare.run(
         seen, None, compare.OF_LAYERS, [compare.MINE], [1, 2], [], 12, "Token norms", 64
     )
-    for analysis in (seen.analysis, *(panel.analysis for panel in found.panels)):
-        assert analysis.image.size == (2048, 1638)
+    for kept in (seen.analysis, *found.panels):
+        assert kept.image.size == (2048, 1638)
 
 
 def test_app_py_imports_every_module_at_start():
