@@ -90,7 +90,7 @@ def latency(
     if (image is not None) + (sweep is not None) + targets != 1:
         raise InputError("name one picture, or --sweep, or --targets")
     if not 0 < bench.seconds < math.inf or (bench.threads is not None and bench.threads < 1):
-        raise InputError("--seconds and --threads must be more than 0")
+        raise InputError("--seconds and --threads must be more than 0, and not endless")
     if plot and not sweep:
         raise InputError("--plot draws a sweep: name --sweep tokens or --sweep dim with it")
     if targets and (bench.json or bench.device or bench.dtype != "float32"):
