@@ -35,3 +35,8 @@ SPACE_ID = Variable(
 
 #: Every variable, in the order of the documentation.
 VARIABLES = (COCO_ROOT, KERNELS, MAX_UPLOAD_MB, CACHE_HOME, SPACE_ID)
+
+
+def inherited(**changes: str) -> dict[str, str]:
+    """The environment for a process that this one starts: its own, with some variables changed."""
+    return {**os.environ, **changes}

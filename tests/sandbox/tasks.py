@@ -1,0 +1,35 @@
+"""What the tests have a sandbox do."""
+
+import ctypes
+from typing import Any, BinaryIO
+
+
+def echo(source: BinaryIO, out: BinaryIO, **arguments: Any) -> dict[str, Any]:
+    out.write(source.read())
+    return arguments
+
+
+def spin(source: BinaryIO, out: BinaryIO) -> None:
+    while True:
+        pass
+
+
+def eat(source: BinaryIO, out: BinaryIO) -> int:
+    return len([bytes([i]) * 10**7 for i in range(100)])
+
+
+def crash(source: BinaryIO, out: BinaryIO) -> None:
+    ctypes.string_at(0)
+
+
+def fail(source: BinaryIO, out: BinaryIO) -> None:
+    raise KeyError
+
+
+def flood(source: BinaryIO, out: BinaryIO) -> None:
+    for _ in range(10):
+        out.write(b"x" * 10**6)
+
+
+def chatter(source: BinaryIO, out: BinaryIO) -> str:
+    return "x" * 10**6

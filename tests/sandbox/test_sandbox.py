@@ -1,0 +1,100 @@
+"""Jobs in a process of their own: they come back, or die of their limits and harm nobody."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sima_core.sandbox.sandbox import (
+    BrokenError,
+    Limits,
+    Result,
+    Sandbox,
+    TooLargeError,
+    TooSlowError,
+)
+
+LIMITS = Limits(seconds=20, memory_bytes=2**28, output_bytes=2**22)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    made = Sandbox("tests.sandbox.tasks")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stranger") / "file"
+    path.write_bytes(b"some bytes")
+    return path
+
+
+def run(sandbox: Sandbox, stranger: Path, task: str, limits: Limits = LIMITS, **a: Any) -> Result:
+    with stranger.open("rb") as file:
+        return sandbox.run(f"tests.sandbox.tasks:{task}", file, limits, **a)
+
+
+def test_a_job_gets_its_file_and_arguments_and_gives_words_and_bytes(sandbox, stranger) -> None:
+    found = run(sandbox, stranger, "echo", number=3, names=["a"])
+    assert found.answer == {"number": 3, "names": ["a"]}
+    assert bytes(found.data) == b"some bytes"
+
+
+def test_an_endless_job_is_ended_while_others_are_done(sandbox, stranger) -> None:
+    endless: list[BaseException] = []
+
+    def spin() -> None:
+        with pytest.raises(TooSlowError) as caught:
+            run(sandbox, stranger, "spin", Limits(2, 2**28, 2**22))
+        endless.append(caught.value)
+
+    run(sandbox, stranger, "echo")  # warm
+    thread = threading.Thread(target=spin)
+    thread.start()
+    started = time.monotonic()
+    run(sandbox, stranger, "echo")
+    assert thread.is_alive(), "another's endless job made this one wait"
+    thread.join(30)
+    assert endless and time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize(
+    ("task", "error"),
+    [
+        ("eat", TooLargeError),
+        ("crash", BrokenError),
+        ("fail", BrokenError),
+        ("flood", BrokenError),
+        ("chatter", BrokenError),
+    ],
+)
+def test_what_a_job_breaks_is_gone_with_it(sandbox, stranger, task, error) -> None:
+    with pytest.raises(error):
+        run(sandbox, stranger, task)
+    assert bytes(run(sandbox, stranger, "echo").data) == b"some bytes"
+
+
+def test_a_process_that_was_killed_is_started_again(sandbox, stranger) -> None:
+    run(sandbox, stranger, "echo")
+    assert sandbox._process is not None
+    sandbox._process.kill()
+    sandbox._process.wait()
+    assert bytes(run(sandbox, stranger, "echo").data) == b"some bytes"
+
+
+def test_jobs_leave_no_descriptors_and_no_processes(sandbox, stranger) -> None:
+    run(sandbox, stranger, "echo")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        run(sandbox, stranger, "echo")
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert sandbox._process is not None
+    pid = sandbox._process.pid
+    time.sleep(0.2)
+    assert Path(f"/proc/{pid}/task/{pid}/children").read_text().split() == []
