@@ -10,6 +10,7 @@ from app import (  # noqa: F401  # all, at start
     raw_image,
     templating,
     theme,
+    turns,
     viewer,
     visit,
     visitors,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from app.controls import colormap_choice, opacity_slider, resolution_choice, whole
 from app.handlers import COMPUTE, LOAD, QUIET, plainly
 from app.templating import render
+from app.turns import TURNS
 from app.viewer import Photo, ShownMap, figure_html, linked_html, viewer
 from app.visit import Comparison, Look, Visit
 from app.visitors import MAX_COST, kept, lens_cache, lens_for, require_affordable, require_photo
@@ -151,7 +152,8 @@ def run(
         return lens
 
     chosen = Asked(what, models, layers, heads).choices(whole(layer, LAYER))
-    panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
+    with TURNS.turn():
+        panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
     photo = kept(image)
     return Comparison([replace(panel, image=photo) for panel in panels], times)
 
