@@ -5,6 +5,7 @@ anything. It says in one word what is wrong; `pictures` makes a sentence of it. 
 but Pillow and NumPy, so that the process starts quickly.
 """
 
+import io
 import mmap
 import struct
 import warnings
@@ -30,6 +31,11 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 #: Pixels of the largest picture of a format whose decoder keeps several copies of it. WebP's holds
 #: two canvases beside what it decodes.
 MOST_PIXELS = {"WEBP": 50_000_000}
+
+#: What `decode_small` takes, so that none takes a second: formats, pixels, bytes, and how often the
+#: marks of what costs time by its number may occur, JPEG's scans and PNG's compressed metadata.
+_SMALL_FORMATS, _SMALL_PIXELS, _SMALL_BYTES = ("JPEG", "PNG", "WEBP"), 2**20, 2**19
+_COSTLY, _FEW = (b"\xff\xda", b"iCCP", b"iTXt", b"zTXt"), 32
 
 #: EXIF's number for the orientation, and what turns a picture of each upright.
 _ORIENTATION = 274
@@ -86,6 +92,23 @@ def decode(source: BinaryIO, out: BinaryIO, max_pixels: int, upright: bool) -> d
         if "memory" in str(error).lower():
             raise MemoryError from None
         return {"error": "cut short" if "truncated" in str(error).lower() else "broken"}
+
+
+def decode_small(content: bytes, upright: bool) -> Image.Image | None:
+    """The same in this process, for a picture that is plainly small; None for any other.
+
+    It takes a tenth of the time that the way into another process does. What is broken is none of
+    them either: `decode` says how.
+    """
+    if len(content) > _SMALL_BYTES or sum(map(content.count, _COSTLY)) > _FEW:
+        return None
+    file = io.BytesIO(content)
+    with suppress(Exception):
+        _require_pixels(_webp_size(file), None, _SMALL_PIXELS)
+        with Image.open(file, formats=_SMALL_FORMATS) as image:
+            _require_pixels(image.size, None, _SMALL_PIXELS)
+            return to_rgb(image, upright, lambda size: Image.new("RGB", size))
+    return None
 
 
 class _TooManyPixelsError(Exception):
