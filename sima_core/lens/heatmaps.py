@@ -19,7 +19,7 @@ NOT_FINITE = (
 )
 #: A map whose range is at most this share of its maximum carries no contrast.
 FLAT_RANGE = 1e-6
-#: Rows of a picture that are blended at a time. A multiple of any vector of a processor, so that each
+#: Rows of a picture that are blended at a time. A multiple of a processor's vectors, so that each
 #: pixel is computed just as it would be if all rows were blended at once.
 _BAND_ROWS = 64
 
