@@ -253,36 +253,8 @@ def _forgive() -> None:
     """Have Pillow in this process read pixels whatever the metadata, and leave limits to us."""
     Image.MAX_IMAGE_PIXELS = None  # warns or refuses, but never says the size
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    Image.Exif = _ForgivingExif  # type: ignore[misc]
     PngImagePlugin.PngStream = _ForgivingChunks  # type: ignore[misc]
     JpegImagePlugin.JpegImageFile._getmp = lambda _: None  # type: ignore[assignment,method-assign]
-
-
-class _ForgivingExif(Image.Exif):
-    """EXIF of which whatever cannot be read is taken for missing."""
-
-    def load(self, data: bytes) -> None:
-        with suppress(Exception):
-            super().load(data)
-        self._drop_unreadable()
-
-    def load_from_fp(self, fp: Any, offset: int | None = None) -> None:
-        with suppress(Exception):
-            super().load_from_fp(fp, offset)
-        self._drop_unreadable()
-
-    def get_ifd(self, tag: int) -> dict[int, Any]:
-        try:
-            return super().get_ifd(tag)
-        except Exception:
-            return {}
-
-    def _drop_unreadable(self) -> None:
-        for tag in list(self):
-            try:
-                self[tag]
-            except Exception:
-                del self[tag]
 
 
 class _ForgivingChunks(PngImagePlugin.PngStream):
