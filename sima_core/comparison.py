@@ -1,5 +1,6 @@
 """Several models, layers or heads on one picture: their maps side by side, and their times."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from sima_core.weights.loading import load_best, load_model
 FEWEST, MOST = 2, 4
 #: Heights over widths from which on a picture no longer fills its place in the figure.
 TALLEST = 12.0
+#: Pixels of a picture from which on it is made smaller for the figure, which shows far fewer.
+MOST_DRAWN = 2**24
 #: The name that stands for the bundled checkpoint.
 BUNDLED = "bundled"
 #: What to show of each: the norms of queries and keys, or where the class token looks.
@@ -175,6 +178,8 @@ def plot(
         InputError: a map that is not finite.
     """
     image = panels[0].image
+    if image.width * image.height > MOST_DRAWN:  # every map of a figure holds such a picture
+        image = image.reduce(math.ceil(math.sqrt(image.width * image.height / MOST_DRAWN)))
     num_rows = len(panels[0].maps)
     height = 3.4 * min(image.height / image.width, TALLEST)
     figure = new_figure(3.4 * len(panels), height * num_rows + 0.9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sima_core import load_model, provenance, token_norms
+from sima_core import comparison, load_model, overlay, provenance, token_norms
 from sima_core.bench.whole_models import time_models
 from sima_core.cli import main
 from sima_core.comparison import Choice, compare, load_choice, look, plot
@@ -87,6 +87,21 @@ def test_a_picture_thin_as_a_thread_is_drawn_too(model, tmp_path):
     panels, times = compare(choices, thread, 16, seconds=0, load=lambda source: model)
     plot(panels, times, tmp_path / "c.png")
     assert Image.open(tmp_path / "c.png").height < 20_000
+
+
+def test_a_large_picture_is_made_smaller_for_the_figure(photo, model, tmp_path, monkeypatch):
+    drawn = []
+    choices = [Choice("bundled", 1), Choice("bundled", 2)]
+    panels, times = compare(choices, photo, 64, seconds=0, load=lambda source: model)
+    monkeypatch.setattr(
+        comparison,
+        "overlay",
+        lambda image, *rest: drawn.append(image.size) or overlay(image, *rest),
+    )
+    plot(panels, times, tmp_path / "c.png")
+    monkeypatch.setattr(comparison, "MOST_DRAWN", photo.width * photo.height - 1)
+    plot(panels, times, tmp_path / "c.png")
+    assert set(drawn) == {photo.size, (photo.width // 2, photo.height // 2)}
 
 
 def test_slow_models_are_run_less_often(photo, model, monkeypatch):

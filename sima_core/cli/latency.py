@@ -107,8 +107,9 @@ def _picture(image: Path, model: ModelOptions, layer: int, resolution: int, benc
     """One picture: both orders where the model has both, else the model as it is."""
     from sima_core.bench import calibration
     from sima_core.bench.sweeps import DTYPES
-    from sima_core.lens.pictures import load_image
+    from sima_core.lens.pictures import load_image, warm
 
+    warm()  # while the model is read
     calibration.apply()
     device, dtype = bench.device or "cpu", DTYPES[bench.dtype]
     lens = model.load()

@@ -40,8 +40,9 @@ def heatmap(
     from tqdm import tqdm
 
     from sima_core.lens.export import write
-    from sima_core.lens.pictures import load_image
+    from sima_core.lens.pictures import load_image, warm
 
+    warm()  # while the model is read
     lens = model.load()
     number = lens.layer(layer).number
     lens.input_size(1, 1, resolution)  # raises for all pictures what would be raised for each
@@ -116,9 +117,10 @@ def compare(
 
     from sima_core import comparison
     from sima_core.bench import calibration
-    from sima_core.lens.pictures import load_image
+    from sima_core.lens.pictures import load_image, warm
     from sima_core.machine import Machine
 
+    warm()  # while the models are read
     calibration.apply()
     choices = [comparison.Choice.parse(text, layer) for text in models.split(",")]
     panels, times = comparison.compare(choices, load_image(image), resolution, map, seconds)

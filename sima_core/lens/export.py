@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sima_core.defaults import LAYER, OPACITY
 from sima_core.files import replacing, write_text
 from sima_core.lens.analysis import Analysis
-from sima_core.lens.heatmaps import COLORMAPS, overlay
+from sima_core.lens.heatmaps import COLORMAPS, Heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.machine import versions
 
@@ -70,8 +71,15 @@ def write(
     with replacing(paths[0]) as file:
         np.savez(file, query_norm=query, key_norm=key)
     for path, side in zip(paths[1:3], SIDES, strict=True):
-        picture = overlay(analysis.image, analysis.heatmap(side, layer, head), colormap, opacity)
-        with replacing(path) as file:
-            picture.save(file, "PNG")
+        _write_overlay(path, analysis.image, analysis.heatmap(side, layer, head), colormap, opacity)
     write_text(paths[3], json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return paths
+
+
+def _write_overlay(
+    path: Path, image: Image.Image, heatmap: Heatmap, colormap: str, opacity: float
+) -> None:
+    """Alone in a function, so that a large overlay is gone before the next one is drawn."""
+    picture = overlay(image, heatmap, colormap, opacity)
+    with replacing(path) as file:
+        picture.save(file, "PNG")

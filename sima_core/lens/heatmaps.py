@@ -19,6 +19,9 @@ NOT_FINITE = (
 )
 #: A map whose range is at most this share of its maximum carries no contrast.
 FLAT_RANGE = 1e-6
+#: Rows of a picture that are blended at a time. A multiple of a processor's vectors, so that each
+#: pixel is computed just as it would be if all rows were blended at once.
+_BAND_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ def overlay(
     """
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity must be from 0 to 1; got {opacity}")
-    colors = colorize(heatmap.resize(image.size), colormap)
-    photo = np.asarray(image.convert("RGB"))
-    return Image.fromarray(cv2.addWeighted(photo, 1 - opacity, colors, opacity, 0))
+    values, blended = heatmap.resize(image.size), Image.new("RGB", image.size)
+    for top in range(0, image.height, _BAND_ROWS):  # a large picture's copies would take gigabytes
+        rows = slice(top, top + _BAND_ROWS)
+        colors = colorize(values[rows], colormap)
+        photo = np.asarray(image.crop((0, top, image.width, top + len(colors))).convert("RGB"))
+        band = cv2.addWeighted(photo, 1 - opacity, colors, opacity, 0)
+        blended.paste(Image.fromarray(band), (0, top))
+    return blended

@@ -1,10 +1,7 @@
 """Read any picture safely and make of it what the models take. One loader for page, API and CLI."""
 
-import io
 import math
 import os
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,114 +9,124 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from sima_core.defaults import RESOLUTION
-from sima_core.errors import InputError, SimaLensError
+from sima_core.errors import InputError, SimaLensError, UnreadableError
+from sima_core.files import open_regular
+from sima_core.lens import decoding
+from sima_core.sandbox.sandbox import (
+    BrokenError,
+    Limits,
+    Sandbox,
+    TooLargeError,
+    TooSlowError,
+    in_memory,
+)
 
 #: Pixels of the largest picture that is decoded; more is a mistake or a decompression bomb.
 MAX_IMAGE_PIXELS = 64_000_000
 #: Pixels of the largest network input, about 4096 × 4096.
 MAX_INPUT_PIXELS = 2**24
 
-# Formats that Pillow decodes itself; EPS and PDF, say, would start another program.
-_FORMATS = (
-    "AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP",
-)  # fmt: skip
+#: Bytes of the largest file of a picture: 64 million pixels in four channels of 16 bits.
+MAX_FILE_BYTES = 2**29
+#: What decoding one picture may take. With the process itself that is less than 1 GiB.
+LIMITS = Limits(seconds=8, memory_bytes=900 * 2**20, output_bytes=4 * MAX_IMAGE_PIXELS)
 
-# What Pillow's decoders raise on broken data.
-_DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError, MemoryError,
-    struct.error, zlib.error,
-)  # fmt: skip
+_SANDBOX = Sandbox(decoding.__name__)
+_TASK = f"{decoding.__name__}:{decoding.decode.__name__}"
+_SAVE_AGAIN = "save it again as a plain JPEG or PNG."
+_SENTENCES = {
+    "empty": "The file is empty.",
+    "heic": "HEIC pictures cannot be read: save it as JPEG or PNG.",
+    "unknown": (
+        "This is not a picture in a format that is read (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF)."
+    ),
+    "cut short": "The picture's file ends too early: copy it again.",
+    "broken": "The picture is broken and cannot be decoded.",
+}
 
 
 class ImageError(SimaLensError, ValueError):
     """A picture cannot be read or used; the message says why in one sentence."""
 
 
-def load_image(source: str | Path | bytes | BinaryIO, upright: bool = True) -> Image.Image:
+def warm() -> None:
+    """Start the process that decodes pictures, so that it is ready when the first one comes."""
+    _SANDBOX.warm()
+
+
+def load_image(
+    source: str | Path | bytes | BinaryIO, upright: bool = True, small_here: bool = False
+) -> Image.Image:
     """The picture upright and as 8-bit RGB, whatever its kind.
 
     Alpha is laid over white, 16-bit and floating-point values are scaled (not clipped), the first
-    frame of an animation is taken.
+    frame of an animation is taken, metadata that cannot be read is ignored. It is decoded in a
+    process of its own, within `LIMITS`.
 
     Args:
         upright: turn it as its EXIF orientation says; False leaves the pixels where they are.
+        small_here: decode bytes that are plainly a small picture in this process, which saves some
+            milliseconds a picture where there are thousands.
 
     Raises:
-        ImageError: no picture, a broken one, or one of more than `MAX_IMAGE_PIXELS`.
+        ImageError: no picture, a broken one, one of more than `MAX_IMAGE_PIXELS`, or one that
+            takes more time or memory than `LIMITS`.
     """
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if small_here and isinstance(source, bytes):
+        small = decoding.decode_small(source, upright)
+        if small:
+            return small
     try:
-        with Image.open(file, formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_IMAGE_PIXELS:
-                raise ImageError(
-                    f"The picture has {width} × {height} pixels; "
-                    f"at most {MAX_IMAGE_PIXELS // 1_000_000} million are read. "
-                    "Make it smaller first."
-                )
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image) if upright else image)
-    except ImageError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("There is no such file.") from None
-    except IsADirectoryError:
-        raise ImageError("This is a folder, not a picture.") from None
-    except PermissionError:
-        raise ImageError("The file may not be read: check its permissions.") from None
-    except Image.DecompressionBombError:
-        raise ImageError("The picture is too large to be decoded. Make it smaller first.") from None
-    except UnidentifiedImageError:
-        raise ImageError(_why_unidentified(file)) from None
-    except _DECODING_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:  # no decoder's
-            raise ImageError(f"The file cannot be read ({os.strerror(error.errno)}).") from None
-        if "truncated" in str(error).lower():
-            raise ImageError("The picture's file ends too early: copy it again.") from None
-        raise ImageError("The picture is broken and cannot be decoded.") from None
+        with _opened(source) as file:
+            found = _SANDBOX.run(_TASK, file, LIMITS, max_pixels=MAX_IMAGE_PIXELS, upright=upright)
+    except UnreadableError as error:
+        raise ImageError(str(error)) from None
+    except TooSlowError:
+        raise ImageError(f"The picture takes too long to decode: {_SAVE_AGAIN}") from None
+    except TooLargeError:
+        raise ImageError(
+            f"The picture takes too much memory to decode: make it smaller, or {_SAVE_AGAIN}"
+        ) from None
+    except BrokenError:
+        raise ImageError(_SENTENCES["broken"]) from None
+    kind = found.answer.get("error")
+    if kind == "size":
+        (width, height), allowed = found.answer["size"], found.answer["allowed"]
+        raise ImageError(
+            f"The picture has {width} × {height} pixels; "
+            f"at most {allowed // 1_000_000} million are read. Make it smaller first."
+        )
+    if kind:
+        raise ImageError(_SENTENCES[kind])
+    return decoding.mapped(found.data, tuple(found.answer["size"]))
 
 
-def _why_unidentified(source: str | Path | BinaryIO) -> str:
+def _opened(source: str | Path | bytes | BinaryIO) -> BinaryIO:
+    """The picture's file, or one in memory that holds what is there.
+
+    Raises:
+        UnreadableError: as `open_regular`, or the file is too large.
+    """
     if isinstance(source, str | Path):
-        with Path(source).open("rb") as file:
-            head = file.read(16)
+        file = open_regular(source)
+        num_bytes = os.fstat(file.fileno()).st_size
     else:
-        source.seek(0)
-        head = source.read(16)
-    if not head:
-        return "The file is empty."
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-        return "HEIC pictures cannot be read: save it as JPEG or PNG."
-    return "This is not a picture in a format that is read (JPEG, PNG, WebP, GIF, TIFF, BMP …)."
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bit(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale deep grey values to 8 bits by the range of their type, or by their own if unusual."""
-    v = values.astype(np.float64)
-    finite = v[np.isfinite(v)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    v = np.nan_to_num(v, nan=low, posinf=high, neginf=low)
-    if low >= 0 and np.issubdtype(values.dtype, np.integer) and high <= 65535:
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    scaled = (v - low) * (255.0 / (high - low)) if high > low else np.zeros_like(v)
-    return np.asarray(np.rint(scaled), dtype=np.uint8)
+        if not isinstance(source, bytes):
+            source.seek(0)
+            source = source.read(MAX_FILE_BYTES + 1)
+        num_bytes = len(source)
+        file = in_memory(source[: MAX_FILE_BYTES + 1])
+    if num_bytes > MAX_FILE_BYTES:
+        file.close()
+        raise UnreadableError(
+            f"The file has more than {MAX_FILE_BYTES >> 20} MB, too many for a picture."
+        )
+    return file
 
 
 def input_size(width: int, height: int, resolution: int, patch_size: int) -> tuple[int, int]:

@@ -118,7 +118,7 @@ class Sandbox:
             TooSlowError, TooLargeError, BrokenError: the job came to no result.
         """
         job = {"task": task, "arguments": arguments, **asdict(limits)}
-        with tempfile.TemporaryFile() if not _SUPPORTED else _in_memory() as out:
+        with in_memory() as out:
             if _SUPPORTED:
                 with _PLACES:
                     said = self._ask(json.dumps(job).encode(), file, out, limits.seconds)
@@ -194,9 +194,19 @@ class Sandbox:
         self._control = self._process = None
 
 
-def _in_memory() -> BinaryIO:
-    """An empty file that no folder has and no disk holds."""
-    return os.fdopen(os.memfd_create("sima-lens"), "r+b", buffering=0)
+def in_memory(content: bytes = b"") -> BinaryIO:
+    """A file that no folder has and, where the system can do that, no disk holds; at its start."""
+    file, view = _empty(), memoryview(content)
+    while view:  # one write takes at most 2 GiB
+        view = view[file.write(view) :]
+    file.seek(0)
+    return file
+
+
+def _empty() -> BinaryIO:
+    if _SUPPORTED:
+        return os.fdopen(os.memfd_create("sima-lens"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def _environment() -> dict[str, str]:

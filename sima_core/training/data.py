@@ -322,7 +322,7 @@ def _tar_members(file: Path) -> Iterator[tuple[str, bytes]]:
 def _decode(encoded: bytes) -> NDArray[np.uint8] | None:
     """RGB, no larger than needed; None if it cannot be read."""
     try:
-        image = load_image(encoded)
+        image = load_image(encoded, small_here=True)
     except ImageError:
         return None
     shorter = min(image.size)

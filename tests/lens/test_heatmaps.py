@@ -1,5 +1,6 @@
 """Scaling, resizing, colouring."""
 
+import cv2
 import matplotlib
 import numpy as np
 import pytest
@@ -54,6 +55,17 @@ def test_overlay(photo):
     np.testing.assert_allclose(
         half, (np.asarray(photo, float) + np.asarray(alone, float)) / 2, atol=0.5
     )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 63), (101, 64), (53, 517)])
+@pytest.mark.parametrize("opacity", [0.3, 0.6])
+def test_an_overlay_is_the_same_whether_blended_at_once_or_in_bands(size, opacity):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    h = heatmap(rng.random((5, 7)))
+    at_once = cv2.addWeighted(pixels, 1 - opacity, colorize(h.resize(size)), opacity, 0)
+    in_bands = overlay(Image.fromarray(pixels), h, opacity=opacity)
+    np.testing.assert_array_equal(np.asarray(in_bands), at_once)
 
 
 def test_bad_options_are_explained():
