@@ -1,8 +1,8 @@
 """What the sandbox does with a stranger's picture: decode it, turn it upright, hand over RGB.
 
 This runs in a process of its own, which the system ends past its limits (`sandbox`), so it may meet
-anything. It says in one word what is wrong; `pictures` makes a sentence of it. It imports nothing
-but Pillow and NumPy, so that the process starts quickly.
+anything. It says in one word what is wrong; `pictures` makes a sentence of it. It imports little
+beside Pillow and NumPy, so that the process starts quickly.
 """
 
 import io
@@ -25,12 +25,18 @@ from PIL import (
     _imaging,
 )
 
+from sima_core.sandbox.child import be_done_within
+
 #: Formats of photos and figures that people have; Pillow decodes them itself. JPEG covers MPO, a
 #: phone's JPEG with more than one picture in it, of which the first is taken.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 #: Pixels of the largest picture of a format whose decoder keeps several copies of it. WebP's holds
 #: two canvases beside what it decodes.
 MOST_PIXELS = {"WEBP": 50_000_000}
+
+#: Seconds in which any picture must be decoded, and how many more it has for each million pixels,
+#: so that a small one that decodes for ever is soon out of the way. Honest ones need a tenth.
+SECONDS, MORE_SECONDS = 2.0, 0.1
 
 #: What `decode_small` takes, so that none takes a second: formats, pixels, bytes, and how often the
 #: marks of what costs time by its number may occur, JPEG's scans and PNG's compressed metadata.
@@ -80,6 +86,7 @@ def decode(source: BinaryIO, out: BinaryIO, max_pixels: int, upright: bool) -> d
         _require_pixels(_webp_size(source), "WEBP", max_pixels)  # opening it takes memory already
         with Image.open(source, formats=FORMATS) as image:
             _require_pixels(image.size, image.format, max_pixels)
+            be_done_within(SECONDS + MORE_SECONDS * image.width * image.height / 1e6)
             return {"size": to_rgb(image, upright, room).size}
     except _TooManyPixelsError as error:
         size, allowed = error.args

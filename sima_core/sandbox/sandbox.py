@@ -121,7 +121,7 @@ class Sandbox:
         with in_memory() as out:
             if _SUPPORTED:
                 with _PLACES:
-                    said = self._ask(json.dumps(job).encode(), file, out, limits.seconds)
+                    said = self._ask(json.dumps(job).encode(), file, out)
             else:
                 said = run(task, os.dup(file.fileno()), os.dup(out.fileno()), arguments)
             if "ok" not in said:
@@ -135,25 +135,25 @@ class Sandbox:
         with self._lock:
             self._end()
 
-    def _ask(self, job: bytes, file: BinaryIO, out: BinaryIO, seconds: float) -> dict[str, Any]:
+    def _ask(self, job: bytes, file: BinaryIO, out: BinaryIO) -> dict[str, Any]:
         """Hand a job over and wait for its answer."""
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with here:
             with there:
                 self._send(job, [file.fileno(), out.fileno(), there.fileno()])
-            here.settimeout(START_SECONDS)
-            try:
-                if not here.recv(MAX_MESSAGE):  # a word that it has begun
-                    raise BrokenError()
-                started = time.monotonic()
-                here.settimeout(seconds + GRACE_SECONDS)
-                answer = here.recv(MAX_MESSAGE)
-            except TimeoutError:
-                raise TooSlowError() from None
-            if answer:
-                found: dict[str, Any] = json.loads(answer)
-                return found
-            raise TooSlowError() if time.monotonic() - started >= seconds else BrokenError()
+            end = time.monotonic() + START_SECONDS
+            while True:
+                here.settimeout(max(end - time.monotonic(), 0) + GRACE_SECONDS)
+                try:
+                    message = here.recv(MAX_MESSAGE)
+                except TimeoutError:
+                    raise TooSlowError() from None
+                if not message:
+                    raise TooSlowError() if time.monotonic() >= end else BrokenError()
+                found: dict[str, Any] = json.loads(message)
+                if "end" not in found:
+                    return found
+                end = found["end"]  # it has begun, or knows better
 
     def _send(self, job: bytes, descriptors: list[int]) -> None:
         """Hand a job to the process, started anew if it is gone."""

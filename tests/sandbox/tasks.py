@@ -3,6 +3,8 @@
 import ctypes
 from typing import Any, BinaryIO
 
+from sima_core.sandbox.child import be_done_within
+
 
 def echo(source: BinaryIO, out: BinaryIO, **arguments: Any) -> dict[str, Any]:
     out.write(source.read())
@@ -12,6 +14,11 @@ def echo(source: BinaryIO, out: BinaryIO, **arguments: Any) -> dict[str, Any]:
 def spin(source: BinaryIO, out: BinaryIO) -> None:
     while True:
         pass
+
+
+def spin_briefly(source: BinaryIO, out: BinaryIO) -> None:
+    be_done_within(0.3)
+    spin(source, out)
 
 
 def eat(source: BinaryIO, out: BinaryIO) -> int:

@@ -64,6 +64,13 @@ def test_an_endless_job_is_ended_while_others_are_done(sandbox, stranger) -> Non
     assert time.monotonic() - started < 30
 
 
+def test_a_task_may_set_itself_an_earlier_end(sandbox, stranger) -> None:
+    started = time.monotonic()
+    with pytest.raises(TooSlowError):
+        run(sandbox, stranger, "spin_briefly", Limits(60, 2**28, 2**22))
+    assert time.monotonic() - started < 50
+
+
 @pytest.mark.parametrize(
     ("task", "error"),
     [
