@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from sima_core.cli.options import (
     BUNDLED,
+    NOTHING_DONE,
     OK,
     SOME_FAILED,
     Folder,
@@ -23,7 +24,8 @@ from sima_core.cli.options import (
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError, SimaLensError
 from sima_core.files import reason, writing
-from sima_core.numbers import Whole
+from sima_core.numbers import LAYERS, Seconds, option
+from sima_core.words import SENTENCE, plain
 
 
 @computes
@@ -48,9 +50,11 @@ def heatmap(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {out}: {reason(error)}") from None
+        raise InputError(f"cannot make the folder {plain(out)}: {reason(error)}") from None
+    except ValueError:  # a zero byte, or half a character
+        raise InputError(f"cannot make the folder {plain(out)}: no name looks so") from None
     if not (lens.provenance and lens.provenance.trained):
-        print(f"note: {model.checkpoint} has untrained weights", file=sys.stderr)
+        print(f"note: {plain(model.checkpoint)} has untrained weights", file=sys.stderr)
 
     failed = 0
     jobs = zip(images, unique_stems(images, out), strict=True)
@@ -61,8 +65,10 @@ def heatmap(
                 write(analysis, out, stem, path.name, number)
         except SimaLensError as error:
             failed += 1
-            tqdm.write(f"{path}: {error}", file=sys.stderr)
-    print(f"maps of {len(images) - failed} of {len(images)} image(s) written to {out}")
+            tqdm.write(f"{plain(path)}: {plain(error, SENTENCE)}", file=sys.stderr)
+    print(f"maps of {len(images) - failed} of {len(images)} image(s) written to {plain(out)}")
+    if failed == len(images):
+        return NOTHING_DONE
     return SOME_FAILED if failed else OK
 
 
@@ -100,10 +106,10 @@ def compare(
         ),
     ],
     out: PngFile,
-    layer: Annotated[Whole, Parameter(help="where a model names none")] = LAYER,
+    layer: Annotated[int, option(LAYERS), Parameter(help="where a model names none")] = LAYER,
     resolution: Resolution = RESOLUTION,
     map: MapKind = "norms",
-    seconds: float = 3.0,
+    seconds: Seconds = 3.0,
 ) -> int:
     """A figure, and a line on each.
 
@@ -126,7 +132,7 @@ def compare(
         comparison.plot(panels, times, out)
     print(Machine.here(torch.empty(0)))
     for panel, timed in zip(panels, times, strict=True):
-        print(f"{panel.title:<48}{panel.weights:<34}{timed}")
+        print(f"{plain(panel.title):<48}{plain(panel.weights):<34}{timed}")
     return OK
 
 

@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sima_core.defaults import LAYER, OPACITY
-from sima_core.files import replacing, write_text
+from sima_core.files import replacing
 from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.machine import versions
+from sima_core.words import as_utf8
 
 
 def describe(
@@ -25,7 +27,7 @@ def describe(
     """
     maps = {side: analysis.heatmap(side, layer, head) for side in SIDES}
     return {
-        "image": image_name,
+        "image": as_utf8(image_name),
         "architecture": analysis.name,
         "trained": analysis.trained,
         "checkpoint_sha256": analysis.provenance.sha256 if analysis.provenance else None,
@@ -58,7 +60,7 @@ def write(
     colormap: str = COLORMAPS[0],
     opacity: float = OPACITY,
 ) -> list[Path]:
-    """Write the four files of `output_names`; the overlays have the picture's own size.
+    """Write the four files of `output_names`, all or none; the overlays have the picture's size.
 
     Raises:
         OSError: the files cannot be written.
@@ -67,11 +69,14 @@ def write(
     description = describe(analysis, image_name, layer, head)  # before writing: it may raise
     paths = [folder / name for name in output_names(stem)]
     query, key = (analysis.token_norms(side, layer, head) for side in SIDES)
-    with replacing(paths[0]) as file:
-        np.savez(file, query_norm=query, key_norm=key)
-    for path, side in zip(paths[1:3], SIDES, strict=True):
-        picture = overlay(analysis.image, analysis.heatmap(side, layer, head), colormap, opacity)
-        with replacing(path) as file:
-            picture.save(file, "PNG")
-    write_text(paths[3], json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    with ExitStack() as stack:  # each gets its name when all of them are written
+        maps, *overlays, about = (stack.enter_context(replacing(path)) for path in paths)
+        np.savez(maps, query_norm=query, key_norm=key)
+        for file, side in zip(overlays, SIDES, strict=True):
+            shown = analysis.heatmap(side, layer, head)
+            overlay(analysis.image, shown, colormap, opacity).save(file, "PNG")
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        about.write(text.encode("utf-8", "replace"))
+        for file in (maps, *overlays, about):
+            file.flush()
     return paths
