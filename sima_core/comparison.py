@@ -53,19 +53,17 @@ class Choice:
         """
         source, at, place = text.strip().rpartition("@")
         found = _PLACE.fullmatch(place) if at else None
-        if not found:  # only a file's name may have an @ of its own
-            source, layer_and_head = f"{source}{at}{place}", (layer, None)
-        else:
-            head = found["head"]
-            layer_and_head = int(found["layer"]), int(head) if head else None
+        if not found:
+            source = f"{source}{at}{place}"
         if not source:
             raise InputError("name each model, such as deit_tiny_patch16_224 or bundled@6.2")
-        if "@" in source and not source.endswith(WEIGHT_SUFFIXES):
+        if "@" in source and not source.endswith(WEIGHT_SUFFIXES):  # that of a file's name
             raise InputError(
                 f"{plain(text.strip())!r} names no layer: write NAME@LAYER or NAME@LAYER.HEAD, "
                 "such as bundled@6 or bundled@6.2"
             )
-        return cls(source, *layer_and_head)
+        number, head = (found["layer"], found["head"]) if found else (layer, None)
+        return cls(source, int(number), int(head) if head else None)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ def plain(text: object, length: int = SHOWN) -> str:
     Control characters, escapes, line breaks, marks that turn the direction of writing and halves of
     characters (names that are no UTF-8) become question marks.
     """
-    found = str(text)
+    try:
+        found = str(text)
+    except ValueError:  # a number of more than 4,300 digits
+        found = "…"
     if len(found) > length:
         end = (length - 1) // 2
         found = f"{found[: length - 1 - end]}…{found[len(found) - end :]}"

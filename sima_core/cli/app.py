@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from cyclopts import (
 )
 
 from sima_core.cli.options import INTERRUPTED, NOTHING_DONE, OK
-from sima_core.cli.streams import discard, harmless_streams, terminations_interrupt
+from sima_core.cli.streams import discard, harmless_streams, settle, terminations_interrupt
 from sima_core.errors import InputError, SimaLensError
-from sima_core.files import writing
+from sima_core.files import reason
 from sima_core.words import SENTENCE, plain
 
 #: What this program was called by; only an installed package has the short name.
@@ -74,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminations_interrupt():
             status = _run(tokens)
-            with writing("standard output"):
-                sys.stdout.flush()  # here, where it can still be said why it fails
+            sys.stdout.flush()  # here, where it can still be said why it fails
         return status
     except CycloptsError as error:
         return _refuse(_in_words(error, tokens), _see(error.command_chain or ()))
@@ -85,8 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SimaLensError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
+    except OSError as error:  # what nobody asked for by name: no room behind standard output, …
+        return _refuse(f"the system refuses what this command needs: {reason(error)}")
     except SystemExit as stop:  # how rich, which prints the helps, ends in that case
         if isinstance(stop.__context__, BrokenPipeError):
             return OK
@@ -130,5 +132,11 @@ def _in_words(error: CycloptsError, tokens: Sequence[str]) -> str:
 def _refuse(sentence: str, see: str = "") -> int:
     """Say in one line what cannot be done; the end of the line, which helps, is never cut off."""
     said = plain(" ".join(sentence.split()), SENTENCE - len("error:  ") - len(see))
-    print(f"error: {said} {see}".rstrip(), file=sys.stderr)
+    _say(f"error: {said} {see}".rstrip())
     return NOTHING_DONE
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):  # nobody listens
+        print(line, file=sys.stderr)
+    settle(sys.stdout, sys.stderr)

@@ -73,9 +73,8 @@ def download(
     for name, why in report.failed.items():
         print(f"{plain(name)!r}: {plain(why, SENTENCE)}", file=sys.stderr)
     failed = f", {len(report.failed)} failed" if report.failed else ""
-    print(
-        f"{report.fetched} picture(s) fetched, {report.present} already there{failed}: {plain(root)}"
-    )
+    done = f"{report.fetched} picture(s) fetched, {report.present} already there{failed}"
+    print(f"{done}: {plain(root)}")
     if not report.failed:
         return OK
     return SOME_FAILED if report.fetched + report.present else NOTHING_DONE

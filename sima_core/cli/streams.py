@@ -33,6 +33,15 @@ def discard(stream: TextIO) -> None:
         os.close(null)
 
 
+def settle(*streams: TextIO) -> None:
+    """Write out what is still to be written, or let it go: what fails now would fail at the end."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            discard(stream)
+
+
 @contextmanager
 def terminations_interrupt() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does: half-written files are removed, a run is saved."""
