@@ -1,5 +1,6 @@
 """Pictures through models: ``heatmap``, ``compare`` and ``models``."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,17 +80,25 @@ def unique_stems(images: Sequence[Path], out: Path) -> Iterator[str]:
     """
     from sima_core.lens.export import output_names
 
-    taken = {str(image.resolve()).casefold() for image in images}  # as case-blind disks see it
+    taken = set(map(_place, images))
     for image in images:
         stem, number = image.stem, 1
         while True:
-            paths = {str((out / name).resolve()).casefold() for name in output_names(stem)}
+            paths = {_place(out / name) for name in output_names(stem)}
             if paths.isdisjoint(taken):
                 break
             number += 1
             stem = f"{image.stem}-{number}"
         taken |= paths
         yield stem
+
+
+def _place(file: Path) -> str:
+    """Where a file lies, links followed as far as they lead, as case-blind disks see it."""
+    try:
+        return os.path.realpath(file).casefold()
+    except (OSError, ValueError):  # no file has such a name, as will be said of it
+        return str(file).casefold()
 
 
 @computes

@@ -25,6 +25,9 @@ from sima_core.numbers import SEEDS, Epochs, Minutes
 from sima_core.training.recipe import CARD_RESOLUTIONS, LENGTH, Settings, resolutions_from
 from sima_core.words import plain
 
+#: Characters of what is said of all sources of pictures, each with its name.
+_SUMMARY = 2000
+
 
 def _sizes(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     return resolutions_from(tokens[-1].value)
@@ -88,7 +91,7 @@ def train(
     used = device or ("cuda" if torch.cuda.is_available() else "cpu")
     require_startable(settings, out, init, resume, used)
     pictures = read_training_data(data)
-    print(pictures.summary(), flush=True)
+    print(plain(pictures.summary(), _SUMMARY), flush=True)
     trained = train_model(
         pictures,
         settings,
@@ -123,7 +126,7 @@ def accuracy(
     measured = model.load().model
     pictures = read_training_data(data)
     held_out = relabelled(pictures.held_out, pictures.class_ids, provenance(measured).class_ids)
-    print(pictures.summary())
+    print(plain(pictures.summary(), _SUMMARY))
     for side in resolutions:
         print(f"at {side} px: {held_out_accuracy(measured, held_out, side)}", flush=True)
     return OK
@@ -163,7 +166,7 @@ def twins(
         require_writable(json_file)
     split = CocoSplit(place.root(), "val2017")
     pictures = read_training_data(data)
-    print(pictures.summary(), flush=True)
+    print(plain(pictures.summary(), _SUMMARY), flush=True)
     calibration.apply()
     found = compare_twins(pictures, out, split, compared, seeds, epochs, resolution)
     print(Machine.here(torch.empty(0)))

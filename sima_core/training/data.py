@@ -23,6 +23,7 @@ from sima_core.errors import SimaLensError
 from sima_core.lens.pictures import ImageError, load_image
 from sima_core.machine import available_memory, cpu_quota
 from sima_core.training.recipe import STORED_SIDE
+from sima_core.words import plain
 
 #: Memory in bytes that must stay free beside the decoded pictures.
 MEMORY_RESERVE = 2 * 2**30
@@ -246,7 +247,8 @@ def _read(sources: Sequence[Path]) -> tuple[list[_Entry], list[NDArray[np.uint8]
                 if picture is None:
                     unreadable += 1
                     if unreadable <= NAMED_PROBLEMS:
-                        tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
+                        name = plain(f"{entry.source}/{entry.name}")
+                        tqdm.write(f"{name} cannot be read and is left out")
                     continue
                 found.append(entry)
                 pixels.append(picture)

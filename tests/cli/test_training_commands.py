@@ -123,7 +123,7 @@ def test_the_command_functions_train_and_measure(
     weights = str(tmp_path / "deit_nano_patch16_224.safetensors")
     assert run("accuracy", str(flowers), "--checkpoint", weights, "--resolutions", "64") == 0
     assert "at 64 px: " in capsys.readouterr().out
-    with pytest.raises(CycloptsError, match="from 0.01 to 100,000"):
+    with pytest.raises(CycloptsError, match=r"from 0\.01 to 100,000"):
         run(*train, "--minutes", "0")
     with pytest.raises(SimaLensError, match="no architecture 'none'"):
         run("twins", str(flowers), "--out", str(tmp_path), "--models", "none")
