@@ -2,9 +2,10 @@
 
 import dataclasses
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -69,14 +70,29 @@ def write(
     description = describe(analysis, image_name, layer, head)  # before writing: it may raise
     paths = [folder / name for name in output_names(stem)]
     query, key = (analysis.token_norms(side, layer, head) for side in SIDES)
-    with ExitStack() as stack:  # each gets its name when all of them are written
-        maps, *overlays, about = (stack.enter_context(replacing(path)) for path in paths)
+    with _together(paths) as (maps, *overlays, about):
         np.savez(maps, query_norm=query, key_norm=key)
         for file, side in zip(overlays, SIDES, strict=True):
             shown = analysis.heatmap(side, layer, head)
             overlay(analysis.image, shown, colormap, opacity).save(file, "PNG")
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         about.write(text.encode("utf-8", "replace"))
-        for file in (maps, *overlays, about):
-            file.flush()
     return paths
+
+
+@contextmanager
+def _together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """New files that get their names when all of them are written: all are there, or none."""
+    naming = False
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(replacing(path)) for path in paths]
+            yield files
+            for file in files:
+                file.flush()
+            naming = True
+    except BaseException:  # interrupted, say, when the first had its name
+        for path in paths if naming else ():
+            with suppress(OSError):
+                path.unlink()
+        raise

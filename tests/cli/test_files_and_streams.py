@@ -41,7 +41,7 @@ def heatmap_in(
 def test_every_name_gives_whole_results_or_a_sentence(photo, tmp_path):
     good = ["-x.png", "new\nline.png", "esc\x1b[31m.png", os.fsdecode(b"\xff\xfe.png"), ".png"]
     for name in (*good, "long" * 62 + ".png"):
-        photo.save(tmp_path / name)
+        photo.save(tmp_path / name, "PNG")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     bad = [tmp_path / "long" / "x.png", tmp_path / ("long" * 62 + ".png"), tmp_path / "loop.png"]
     out = tmp_path / "out"
@@ -92,8 +92,6 @@ def test_closed_and_full_streams_cost_no_results(photo_file, tmp_path):
 
 
 def test_a_folder_that_is_gone_is_a_sentence(photo_file, tmp_path):
-    done = heatmap_in(tmp_path, photo_file, "--out", tmp_path / "a", shell="")
-    assert done.returncode == 0
     gone = tmp_path / "gone"
     gone.mkdir()
     command = ["sh", "-c", 'rmdir ../gone; "$@"', "sh", *HEATMAP, photo_file, "--out", "o"]
