@@ -23,7 +23,7 @@ from sima_core.errors import SimaLensError
 from sima_core.lens.pictures import ImageError, load_image
 from sima_core.machine import available_memory, cpu_quota
 from sima_core.training.recipe import STORED_SIDE
-from sima_core.words import plain
+from sima_core.words import as_utf8, plain
 
 #: Memory in bytes that must stay free beside the decoded pictures.
 MEMORY_RESERVE = 2 * 2**30
@@ -283,7 +283,7 @@ def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tup
     """The pictures of one source; `stem` is its name, which may end in -train or -val."""
     before, _, after = stem.rpartition("-")
     split = after.lower() if before and after.lower() in _TRAIN | _HELD_OUT else None
-    source = (before if split else stem).lower()
+    source = as_utf8((before if split else stem).lower())  # it goes into labels and messages
     for raw_name, encoded in pictures:
         # What is no UTF-8 becomes question marks, since names go into messages and files.
         name = raw_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
