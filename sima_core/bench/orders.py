@@ -174,7 +174,7 @@ def layers_with_orders(model: nn.Module | Lens) -> list[Any]:
         raise InputError(
             f"only SimA attention has two orders of the product, and {plain(lens.name, 30)} has "
             f"{plain(other.attention, 30)}: choose a model whose name starts with sima_, such as "
-            "sima_small_12_p16"
+            "sima_deit_small_patch16_224"
         )
     return [layer.module(lens.model) for layer in lens.layers]
 
