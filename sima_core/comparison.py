@@ -20,7 +20,9 @@ from sima_core.lens.heatmaps import COLORMAPS, heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.lens.lens import Lens
 from sima_core.models.architectures import ARCHITECTURES
+from sima_core.weights.hub import WEIGHT_SUFFIXES
 from sima_core.weights.loading import load_best, load_model
+from sima_core.words import plain
 
 #: How many can be set beside each other.
 FEWEST, MOST = 2, 4
@@ -33,7 +35,7 @@ BUNDLED = "bundled"
 #: What to show of each: the norms of queries and keys, or where the class token looks.
 MapKind = Literal["norms", "cls", "rollout"]
 
-_CHOICE = re.compile(r"(?P<source>.+?)(?:@(?P<layer>-?\d+)(?:\.(?P<head>\d+))?)?")
+_PLACE = re.compile(r"(?P<layer>-?\d{1,3})(?:\.(?P<head>\d{1,3}))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,21 @@ class Choice:
         """``NAME``, ``NAME@LAYER`` or ``NAME@LAYER.HEAD``; `layer` holds where none is named.
 
         Raises:
-            InputError: the text names nothing.
+            InputError: the text names nothing, or no layer behind its @.
         """
-        found = _CHOICE.fullmatch(text.strip())
+        source, at, place = text.strip().rpartition("@")
+        found = _PLACE.fullmatch(place) if at else None
         if not found:
+            source = f"{source}{at}{place}"
+        if not source:
             raise InputError("name each model, such as deit_tiny_patch16_224 or bundled@6.2")
-        head = found["head"]
-        return cls(found["source"], int(found["layer"] or layer), int(head) if head else None)
+        if "@" in source and not source.endswith(WEIGHT_SUFFIXES):  # that of a file's name
+            raise InputError(
+                f"{plain(text.strip())!r} names no layer: write NAME@LAYER or NAME@LAYER.HEAD, "
+                "such as bundled@6 or bundled@6.2"
+            )
+        number, head = (found["layer"], found["head"]) if found else (layer, None)
+        return cls(source, int(number), int(head) if head else None)
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,9 @@ def look(
             does not have. Only norms have a layer.
     """
     if kind not in get_args(MapKind):
-        raise InputError(f"the map must be one of {', '.join(get_args(MapKind))}; got {kind!r}")
+        raise InputError(
+            f"the map must be one of {', '.join(get_args(MapKind))}; got {plain(kind)!r}"
+        )
     lens = Lens.of(model)
     try:
         layer = lens.layer(choice.layer if kind == "norms" else -1).number

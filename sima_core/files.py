@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,9 @@ _NO_FILES = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+#: Seconds that a named pipe without a reader is waited for.
+READER_SECONDS = 5.0
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -114,11 +118,16 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     Raises:
         OSError: the file cannot be written; nothing is left behind.
     """
-    target = target.resolve()  # a link stays, and what it points to is replaced
-    old = target.stat() if target.exists() else None
-    if old and (
-        not target.is_file() or os.path.ismount(target) or not os.access(target.parent, os.W_OK)
-    ):
+    target = _behind_links(target)
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        old = None
+    if old and not stat.S_ISREG(old.st_mode):
+        with _open_to_write(target, old.st_mode) as file:
+            yield file
+        return
+    if old and (os.path.ismount(target) or not os.access(target.parent, os.W_OK)):
         with target.open("wb") as file:
             yield file
         return
@@ -136,6 +145,31 @@ def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _behind_links(target: Path) -> Path:
+    """What a name stands for: a link stays, and what it points to is replaced."""
+    try:
+        return target.resolve()
+    except RuntimeError:  # how Python before 3.13 says that links go round in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+
+
+def _open_to_write(target: Path, mode: int) -> BinaryIO:
+    """What is no regular file, such as a pipe; its reader is waited for, but not for ever."""
+    if not stat.S_ISFIFO(mode):
+        return target.open("wb")
+    give_up = time.monotonic() + READER_SECONDS
+    while True:
+        try:
+            descriptor = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+        else:
+            os.set_blocking(descriptor, True)
+            return os.fdopen(descriptor, "wb")
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from sima_core import comparison, load_model, overlay, provenance, token_norms
 from sima_core.bench.whole_models import time_models
 from sima_core.cli import main
 from sima_core.comparison import Choice, compare, load_choice, look, plot
+from sima_core.errors import InputError
 from sima_core.lens.layers import patch_size
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.loading import load_best
@@ -34,6 +35,15 @@ def no_hub(monkeypatch):
 )
 def test_choices_name_model_layer_and_head(text, choice):
     assert Choice.parse(text) == choice
+
+
+@pytest.mark.parametrize(
+    "text", ["", "@", "@6", "bundled@x", "bundled@6.x", "a@1@2", "b@" + "9" * 5000]
+)
+def test_what_names_no_model_or_layer_is_refused(text):
+    with pytest.raises(InputError, match="such as") as caught:
+        Choice.parse(text)
+    assert len(str(caught.value)) < 200
 
 
 def test_the_maps_are_those_of_each_model_alone(photo, model):

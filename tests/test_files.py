@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sima_core import files
 from sima_core.errors import DiskError, UnreadableError
 from sima_core.files import (
     cache_folder,
@@ -95,6 +96,22 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path):
     reader.join()
     assert read == [b"scores"]
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_that_nobody_reads_is_waited_for_only_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "READER_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        write_bytes(tmp_path / "pipe", b"scores")
+
+
+def test_names_that_cannot_be_are_errors_of_the_system(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("loop", "x" * 300):
+        with pytest.raises(OSError, match=r"Too many levels|too long"):
+            write_bytes(tmp_path / name, b"")
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 @pytest.mark.parametrize(

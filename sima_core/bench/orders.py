@@ -16,6 +16,7 @@ from sima_core.errors import InputError
 from sima_core.lens.layers import Layer, require_fitting
 from sima_core.lens.lens import Lens
 from sima_core.machine import Machine, require_memory
+from sima_core.words import plain
 
 #: Both orders of the product, as `choose_order` names them.
 ORDERS: tuple[Literal["qk_first"], Literal["kv_first"]] = ("qk_first", "kv_first")
@@ -171,9 +172,9 @@ def layers_with_orders(model: nn.Module | Lens) -> list[Any]:
     lens = Lens.of(model)
     if other := next((layer for layer in lens.layers if not layer.has_two_orders), None):
         raise InputError(
-            f"only SimA attention has two orders of the product, and {type(lens.model).__name__} "
-            f"has {type(other.module(lens.model)).__name__}: choose a model whose name starts with "
-            "sima_, such as sima_small_12_p16, sima_deit_small_patch16_224 or sima_cvt_13"
+            f"only SimA attention has two orders of the product, and {plain(lens.name, 30)} has "
+            f"{plain(other.attention, 30)}: choose a model whose name starts with sima_, such as "
+            "sima_deit_small_patch16_224"
         )
     return [layer.module(lens.model) for layer in lens.layers]
 

@@ -5,6 +5,7 @@ when the spread is wide). A ratio is the median over rounds of two neighbouring 
 slower moment of the machine falls on both.
 """
 
+import math
 import random
 import statistics
 import time
@@ -15,7 +16,9 @@ import torch
 from torch.utils.benchmark import Measurement, TaskSpec
 from torch.utils.benchmark import timer as device_timer
 
+from sima_core.errors import InputError
 from sima_core.time_limit import check_time
+from sima_core.words import plain
 
 #: A thing to time: called without arguments, its result is thrown away.
 Candidate = Callable[[], object]
@@ -88,8 +91,11 @@ def interleave(
         clocks: by candidate, a clock that runs during a part of it only; see `Timings.within`.
 
     Raises:
+        InputError: a time that never ends, or is none.
         OutOfTimeError: where there is a `time_limit`.
     """
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"seconds must be 0 or more, and not endless; got {plain(seconds)}")
     clocks = clocks or {}
     calls: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in candidates}

@@ -1,6 +1,5 @@
 """COCO 2017: ``coco download`` and ``evaluate``."""
 
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +12,17 @@ from cyclopts.validators import mutually_exclusive
 from sima_core.cli.options import (
     BUNDLED,
     FOUND_COCO,
+    NOTHING_DONE,
     OK,
     SOME_FAILED,
     CocoOptions,
+    Ids,
     JsonFile,
     ModelOptions,
     PngFile,
     Resolution,
-    Wholes,
     computes,
+    json_text,
     require_png,
     require_writable,
 )
@@ -29,7 +30,8 @@ from sima_core.coco.root import AnnotatedSplit, Split
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
-from sima_core.numbers import Whole, whole_numbers
+from sima_core.numbers import LAYERS, Count
+from sima_core.words import SENTENCE, as_utf8, plain
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
@@ -51,8 +53,8 @@ def download(
     *,
     place: CocoOptions = FOUND_COCO,
     split: Split = "val2017",
-    images: Annotated[Whole | None, Parameter(metavar="N", group=_WHICH)] = None,
-    ids: Annotated[Wholes | None, Parameter(metavar="ID", group=_WHICH)] = None,
+    images: Annotated[Count | None, Parameter(metavar="N", group=_WHICH)] = None,
+    ids: Annotated[Ids | None, Parameter(metavar="ID", group=_WHICH)] = None,
     annotations: bool = False,
     base_url: Annotated[str | None, Parameter(metavar="URL")] = None,
 ) -> int:
@@ -66,15 +68,16 @@ def download(
     """
     from sima_core.coco import download as fetching
 
-    if images is not None and images < 1:
-        raise InputError("--images must be at least 1")
     root = place.root_of_downloads()
     report = fetching.download(root, split, ids, images, annotations, base_url or fetching.BASE_URL)
     for name, why in report.failed.items():
-        print(f"{name!r}: {why}", file=sys.stderr)  # a name from a list may be anything
+        print(f"{plain(name)!r}: {plain(why, SENTENCE)}", file=sys.stderr)
     failed = f", {len(report.failed)} failed" if report.failed else ""
-    print(f"{report.fetched} picture(s) fetched, {report.present} already there{failed}: {root}")
-    return SOME_FAILED if report.failed else OK
+    done = f"{report.fetched} picture(s) fetched, {report.present} already there{failed}"
+    print(f"{done}: {plain(root)}")
+    if not report.failed:
+        return OK
+    return SOME_FAILED if report.fetched + report.present else NOTHING_DONE
 
 
 @Parameter(name="*")
@@ -106,7 +109,7 @@ class Results:
 
         with writing("the results"):
             if self.json:
-                write_text(self.json, json.dumps(about, indent=1) + "\n")
+                write_text(self.json, json_text(about, 1) + "\n")
             if self.plot:
                 plot(found, title, self.plot)
 
@@ -119,7 +122,7 @@ def evaluate(
     model: ModelOptions = BUNDLED,
     layers: str = str(LAYER),
     resolution: Resolution = RESOLUTION,
-    limit: Annotated[Whole | None, Parameter(metavar="N")] = None,
+    limit: Annotated[Count | None, Parameter(metavar="N")] = None,
     faithfulness: bool = False,
     results: Results = Results(),
     arguments: Annotated[list[str], Parameter(parse=False)],
@@ -134,8 +137,6 @@ def evaluate(
     """
     root = place.root()
     results.require_writable()
-    if limit is not None and limit < 1:
-        raise InputError("--limit must be at least 1")
 
     from sima_core.coco.split import CocoSplit
     from sima_core.machine import versions
@@ -165,7 +166,7 @@ def _about(lens: "Lens", arguments: Sequence[str]) -> dict[str, str | None]:
     origin = lens.provenance
     assert origin is not None  # that of what was loaded
     return {
-        "command": "python -m sima_core " + shlex.join(arguments),
+        "command": "python -m sima_core " + as_utf8(shlex.join(arguments)),
         "checkpoint_sha256": origin.sha256,
         "checkpoint": origin.source,
         "architecture": origin.architecture,
@@ -176,9 +177,9 @@ def _layer_numbers(text: str, lens: "Lens") -> list[int]:
     if text.strip() == "all":
         return lens.layer_numbers("all")
     try:
-        numbers = whole_numbers(text)
+        numbers = LAYERS.read_list(text)
     except InputError:
-        raise InputError(f"--layers takes 12, 1,6,12 or all; got {text!r}") from None
+        raise InputError(f"--layers takes 12, 1,6,12 or all; got {plain(text)!r}") from None
     return list(dict.fromkeys(lens.layer_numbers(numbers)))
 
 
@@ -196,7 +197,7 @@ def naming_problems(
         if result.problem:
             problems += 1
             if problems <= most:
-                tqdm.write(result.problem, file=sys.stderr)
+                tqdm.write(plain(result.problem, SENTENCE), file=sys.stderr)
         yield result
     if problems > most:
         print(f"… and {problems - most:,} more pictures cannot be read", file=sys.stderr)

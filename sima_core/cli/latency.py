@@ -1,7 +1,5 @@
 """Times: ``latency`` of one picture's two orders, of a sweep, or of every speed target."""
 
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,11 +19,12 @@ from sima_core.cli.options import (
     Resolution,
     SweepOver,
     computes,
+    json_text,
     require_png,
 )
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
-from sima_core.numbers import Whole
+from sima_core.numbers import Seconds, Whole, option
 
 if TYPE_CHECKING:
     import torch
@@ -36,15 +35,20 @@ if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
 
 
+#: Threads that are worth a try for each processor; many more only wait for each other, for ever.
+_THREADS_A_PROCESSOR = 4
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Bench:
     """How something is timed, and how the times are told."""
 
-    seconds: Annotated[float, Parameter(help="time budget (of a point)")] = 6.0
-    threads: Annotated[Whole | None, Parameter(help="default: the processors that may be used")] = (
-        None
-    )
+    seconds: Annotated[Seconds, Parameter(help="time budget (of a point)")] = 6.0
+    threads: Annotated[
+        Annotated[int, option(Whole(1, 256))] | None,
+        Parameter(help="default: the processors that may be used"),
+    ] = None
     device: Annotated[
         str | None, Parameter(help="cpu or cuda; default: cpu, and sweeps on both")
     ] = None
@@ -55,12 +59,16 @@ class Bench:
         """Set torch's threads.
 
         Raises:
-            InputError: this machine lacks the device.
+            InputError: this machine lacks the device, or processors for so many threads.
         """
         import torch
 
         from sima_core.bench.sweeps import require_device
+        from sima_core.machine import cpu_quota
 
+        most = _THREADS_A_PROCESSOR * cpu_quota()
+        if self.threads and self.threads > most:
+            raise InputError(f"--threads takes at most {most} here, four for each processor")
         if self.threads:
             torch.set_num_threads(self.threads)
         if self.device:
@@ -89,12 +97,15 @@ def latency(
     """
     if (image is not None) + (sweep is not None) + targets != 1:
         raise InputError("name one picture, or --sweep, or --targets")
-    if not 0 < bench.seconds < math.inf or (bench.threads is not None and bench.threads < 1):
-        raise InputError("--seconds and --threads must be more than 0, and not endless")
     if plot and not sweep:
         raise InputError("--plot draws a sweep: name --sweep tokens or --sweep dim with it")
-    if targets and (bench.json or bench.device or bench.dtype != "float32"):
-        raise InputError("--targets takes none of --json, --device and --dtype")
+    if image is None and (model != BUNDLED or (layer, resolution) != (LAYER, RESOLUTION)):
+        raise InputError(
+            "--checkpoint, --architecture, --layer and --resolution are about a picture: name one, "
+            "and neither --sweep nor --targets"
+        )
+    if targets and bench != Bench(threads=bench.threads):
+        raise InputError("--targets takes none of --seconds, --json, --device and --dtype")
     bench.set_up()
     if sweep:
         return _sweep(sweep, bench, plot)
@@ -120,7 +131,7 @@ def _picture(image: Path, model: ModelOptions, layer: int, resolution: int, benc
         return OK
     found = _both_orders(lens, pixels, layer, bench.seconds)
     if bench.json:
-        print(json.dumps(found.as_dict(), indent=2))
+        print(json_text(found.as_dict()))
     else:
         _print_orders(found)
     return OK
@@ -133,7 +144,7 @@ def _whole_model(lens: "Lens", pixels: "Tensor", bench: Bench) -> None:
     [timed] = time_models([lens.model], [pixels], bench.seconds)
     machine = Machine.here(pixels)
     if bench.json:
-        print(json.dumps({**timed.as_dict(), "machine": asdict(machine)}, indent=2))
+        print(json_text({**timed.as_dict(), "machine": asdict(machine)}))
         return
     print(f"{lens.name}: {timed}; {machine}")
     print("only SimA's product can be taken in either order: see the models named sima_")
@@ -195,7 +206,7 @@ def _sweep(over: SweepOver, bench: Bench, plot: Path | None) -> int:
         plot_sweep(results, over, plot)
     if bench.json:
         found = {device: [p.as_dict() for p in points] for device, points in results.items()}
-        print(json.dumps({"sweep": over, "devices": found}, indent=2))
+        print(json_text({"sweep": over, "devices": found}))
     else:
         _print_sweep(results, DTYPES[bench.dtype])
     return OK

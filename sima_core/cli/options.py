@@ -1,38 +1,44 @@
 """What several commands share: options, declared once, and checks before any work."""
 
+import errno
 import functools
-from collections.abc import Callable
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from sima_core import environment
 from sima_core.coco.root import NO_COCO, default_root, find_root, named_root
 from sima_core.errors import InputError
 from sima_core.files import reason
-from sima_core.numbers import Whole, whole_number
+from sima_core.numbers import IDS, LAYERS, SIDES, option
+from sima_core.words import plain
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
 
-#: Exit statuses; a command returns the first or the second.
-OK, SOME_FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+#: Exit statuses: all is done; some of several pictures failed; nothing could be done; Ctrl-C.
+OK, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-Wholes = Annotated[
-    list[int],
-    Parameter(
-        converter=lambda _, tokens: [whole_number(token.value) for token in tokens],
-        consume_multiple=(1, None),
-    ),
+def _ids(_: Any, tokens: Sequence[Token]) -> list[int]:
+    return [IDS.read(token.value) for token in tokens]
+
+
+Ids = Annotated[list[int], Parameter(converter=_ids, consume_multiple=(1, None))]
+Layer = Annotated[int, option(LAYERS), Parameter(help="from 1; negative from the end")]
+Resolution = Annotated[
+    int, option(SIDES), Parameter(help="shorter side of the input in pixels, at most 4096")
 ]
-Layer = Annotated[Whole, Parameter(help="from 1; negative from the end")]
-Resolution = Annotated[Whole, Parameter(help="shorter side of the input in pixels")]
 Data = Annotated[
     list[Path],
     Parameter(
@@ -155,10 +161,43 @@ def require_writable(file: Path) -> None:
         InputError: it is a folder, in none, or may not be written.
     """
     try:
-        existed = file.exists()
-        with file.open("ab"):
-            pass
-        if not existed:
-            file.unlink()
+        _try_to_write(file)
     except OSError as error:
-        raise InputError(f"{file.name} cannot be written: {reason(error)}") from None
+        why = reason(error)
+    except ValueError:  # a zero byte, or half a character
+        why = "no name of a file looks so"
+    else:
+        return
+    raise InputError(f"{plain(file.name)} cannot be written: {why}") from None
+
+
+def _try_to_write(file: Path) -> None:
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        file.touch(exist_ok=False)
+        file.unlink()
+        return
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        with file.open("ab"):
+            return
+    # Opening a pipe waits for its reader, and closing it again tells him that all was written.
+    if not os.access(file, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def json_text(about: object, indent: int = 2) -> str:
+    """As JSON that every reader takes: null stands for infinity and for what is not a number."""
+    return json.dumps(_finite(about), indent=indent, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_finite(inner) for inner in value]
+        case _:
+            return value

@@ -1,5 +1,6 @@
 """Pictures through models: ``heatmap``, ``compare`` and ``models``."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from cyclopts import Parameter
 
 from sima_core.cli.options import (
     BUNDLED,
+    NOTHING_DONE,
     OK,
     SOME_FAILED,
     Folder,
@@ -23,7 +25,8 @@ from sima_core.cli.options import (
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError, SimaLensError
 from sima_core.files import reason, writing
-from sima_core.numbers import Whole
+from sima_core.numbers import LAYERS, Seconds, option
+from sima_core.words import SENTENCE, plain
 
 
 @computes
@@ -49,9 +52,11 @@ def heatmap(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {out}: {reason(error)}") from None
+        raise InputError(f"cannot make the folder {plain(out)}: {reason(error)}") from None
+    except ValueError:  # a zero byte, or half a character
+        raise InputError(f"cannot make the folder {plain(out)}: no name looks so") from None
     if not (lens.provenance and lens.provenance.trained):
-        print(f"note: {model.checkpoint} has untrained weights", file=sys.stderr)
+        print(f"note: {plain(model.checkpoint)} has untrained weights", file=sys.stderr)
 
     failed = 0
     jobs = zip(images, unique_stems(images, out), strict=True)
@@ -62,8 +67,10 @@ def heatmap(
                 write(analysis, out, stem, path.name, number)
         except SimaLensError as error:
             failed += 1
-            tqdm.write(f"{path}: {error}", file=sys.stderr)
-    print(f"maps of {len(images) - failed} of {len(images)} image(s) written to {out}")
+            tqdm.write(f"{plain(path)}: {plain(error, SENTENCE)}", file=sys.stderr)
+    print(f"maps of {len(images) - failed} of {len(images)} image(s) written to {plain(out)}")
+    if failed == len(images):
+        return NOTHING_DONE
     return SOME_FAILED if failed else OK
 
 
@@ -74,17 +81,25 @@ def unique_stems(images: Sequence[Path], out: Path) -> Iterator[str]:
     """
     from sima_core.lens.export import output_names
 
-    taken = {str(image.resolve()).casefold() for image in images}  # as case-blind disks see it
+    taken = set(map(_place, images))
     for image in images:
         stem, number = image.stem, 1
         while True:
-            paths = {str((out / name).resolve()).casefold() for name in output_names(stem)}
+            paths = {_place(out / name) for name in output_names(stem)}
             if paths.isdisjoint(taken):
                 break
             number += 1
             stem = f"{image.stem}-{number}"
         taken |= paths
         yield stem
+
+
+def _place(file: Path) -> str:
+    """Where a file lies, links followed as far as they lead, as case-blind disks see it."""
+    try:
+        return os.path.realpath(file).casefold()
+    except (OSError, ValueError):  # no file has such a name, as will be said of it
+        return str(file).casefold()
 
 
 @computes
@@ -101,10 +116,10 @@ def compare(
         ),
     ],
     out: PngFile,
-    layer: Annotated[Whole, Parameter(help="where a model names none")] = LAYER,
+    layer: Annotated[int, option(LAYERS), Parameter(help="where a model names none")] = LAYER,
     resolution: Resolution = RESOLUTION,
     map: MapKind = "norms",
-    seconds: float = 3.0,
+    seconds: Seconds = 3.0,
 ) -> int:
     """A figure, and a line on each.
 
@@ -128,7 +143,7 @@ def compare(
         comparison.plot(panels, times, out)
     print(Machine.here(torch.empty(0)))
     for panel, timed in zip(panels, times, strict=True):
-        print(f"{panel.title:<48}{panel.weights:<34}{timed}")
+        print(f"{plain(panel.title):<48}{plain(panel.weights):<34}{timed}")
     return OK
 
 

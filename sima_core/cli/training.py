@@ -1,7 +1,5 @@
 """Training: ``train``, ``accuracy`` and ``twins``."""
 
-import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,12 +16,17 @@ from sima_core.cli.options import (
     JsonFile,
     ModelOptions,
     computes,
+    json_text,
     require_writable,
 )
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
-from sima_core.numbers import whole_numbers
+from sima_core.numbers import SEEDS, Epochs, Minutes
 from sima_core.training.recipe import CARD_RESOLUTIONS, LENGTH, Settings, resolutions_from
+from sima_core.words import plain
+
+#: Characters of what is said of all sources of pictures, each with its name.
+_SUMMARY = 2000
 
 
 def _sizes(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
@@ -33,12 +36,12 @@ def _sizes(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
 def _size(_: Any, tokens: Sequence[Token]) -> int:
     sizes = resolutions_from(tokens[-1].value)
     if len(sizes) > 1:
-        raise InputError(f"expected one size in pixels: {tokens[-1].value!r}")
+        raise InputError(f"expected one size in pixels: {plain(tokens[-1].value)!r}")
     return sizes[0]
 
 
 def _numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return whole_numbers(tokens[-1].value)
+    return SEEDS.read_list(tokens[-1].value)
 
 
 def _names(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -64,7 +67,7 @@ def train(
     *,
     settings: Annotated[Settings, Parameter(name="*")],
     out: Folder,
-    minutes: Annotated[float | None, Parameter(group=LENGTH, metavar="M")] = None,
+    minutes: Annotated[Minutes | None, Parameter(group=LENGTH, metavar="M")] = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
     init: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     device: Literal["cpu", "cuda"] | None = None,
@@ -85,12 +88,10 @@ def train(
     from sima_core.training.train import require_startable
     from sima_core.training.train import train as train_model
 
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise InputError("--minutes must be more than 0")
     used = device or ("cuda" if torch.cuda.is_available() else "cpu")
     require_startable(settings, out, init, resume, used)
     pictures = read_training_data(data)
-    print(pictures.summary(), flush=True)
+    print(plain(pictures.summary(), _SUMMARY), flush=True)
     trained = train_model(
         pictures,
         settings,
@@ -125,7 +126,7 @@ def accuracy(
     measured = model.load().model
     pictures = read_training_data(data)
     held_out = relabelled(pictures.held_out, pictures.class_ids, provenance(measured).class_ids)
-    print(pictures.summary())
+    print(plain(pictures.summary(), _SUMMARY))
     for side in resolutions:
         print(f"at {side} px: {held_out_accuracy(measured, held_out, side)}", flush=True)
     return OK
@@ -139,7 +140,7 @@ def twins(
     place: CocoOptions = FOUND_COCO,
     out: Annotated[Path, Parameter(metavar="DIR")],
     models: _Names | None = None,
-    epochs: Annotated[float, Parameter(metavar="N", help="for each")] = 5.0,
+    epochs: Annotated[Epochs, Parameter(metavar="N", help="for each")] = 5.0,
     seeds: _Seeds = (0, 1),
     resolution: Annotated[_Size, Parameter(help="of training")] = 96,
     json_file: Annotated[JsonFile | None, Parameter(name="--json")] = None,
@@ -160,17 +161,17 @@ def twins(
 
     compared = TWINS if models is None else models
     if unknown := [name for name in compared if name not in ARCHITECTURES]:
-        raise InputError(f"there is no architecture {unknown[0]!r}: see models")
+        raise InputError(f"there is no architecture {plain(unknown[0])!r}: see models")
     if json_file:
         require_writable(json_file)
     split = CocoSplit(place.root(), "val2017")
     pictures = read_training_data(data)
-    print(pictures.summary(), flush=True)
+    print(plain(pictures.summary(), _SUMMARY), flush=True)
     calibration.apply()
     found = compare_twins(pictures, out, split, compared, seeds, epochs, resolution)
     print(Machine.here(torch.empty(0)))
     print(twins_table(found))
     if json_file:
         with writing("the results"):
-            write_text(json_file, json.dumps([twin.as_dict() for twin in found], indent=1) + "\n")
+            write_text(json_file, json_text([twin.as_dict() for twin in found], 1) + "\n")
     return OK

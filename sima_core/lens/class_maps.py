@@ -19,7 +19,9 @@ from sima_core.lens.layers import (
     on_grid,
     require_fitting,
     require_head,
+    require_pixels,
 )
+from sima_core.words import plain
 
 #: The class token's attention in the last layer, or rolled out over all layers.
 ClassMap = Literal["cls", "rollout"]
@@ -54,7 +56,10 @@ def attention_maps(
     Source: Abnar & Zuidema, "Quantifying Attention Flow in Transformers", arXiv 2005.00928.
     """
     if kind not in get_args(ClassMap):
-        raise InputError(f"kind must be one of {', '.join(get_args(ClassMap))}; got {kind!r}")
+        raise InputError(
+            f"kind must be one of {', '.join(get_args(ClassMap))}; got {plain(kind)!r}"
+        )
+    require_pixels(pixels)
     known = find_layers(model, required=False)
     over_class = find_layers(model, over_patches=False, required=False)
     if kind == "rollout":

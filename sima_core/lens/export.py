@@ -2,18 +2,21 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from sima_core.defaults import LAYER, OPACITY
-from sima_core.files import replacing, write_text
+from sima_core.files import replacing
 from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, Heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.machine import versions
+from sima_core.words import as_utf8
 
 
 def describe(
@@ -26,7 +29,7 @@ def describe(
     """
     maps = {side: analysis.heatmap(side, layer, head) for side in SIDES}
     return {
-        "image": image_name,
+        "image": as_utf8(image_name),
         "architecture": analysis.name,
         "trained": analysis.trained,
         "checkpoint_sha256": analysis.provenance.sha256 if analysis.provenance else None,
@@ -59,7 +62,7 @@ def write(
     colormap: str = COLORMAPS[0],
     opacity: float = OPACITY,
 ) -> list[Path]:
-    """Write the four files of `output_names`; the overlays have the picture's own size.
+    """Write the four files of `output_names`, all or none; the overlays have the picture's size.
 
     Raises:
         OSError: the files cannot be written.
@@ -68,18 +71,36 @@ def write(
     description = describe(analysis, image_name, layer, head)  # before writing: it may raise
     paths = [folder / name for name in output_names(stem)]
     query, key = (analysis.token_norms(side, layer, head) for side in SIDES)
-    with replacing(paths[0]) as file:
-        np.savez(file, query_norm=query, key_norm=key)
-    for path, side in zip(paths[1:3], SIDES, strict=True):
-        _write_overlay(path, analysis.image, analysis.heatmap(side, layer, head), colormap, opacity)
-    write_text(paths[3], json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    with _together(paths) as (maps, *overlays, about):
+        np.savez(maps, query_norm=query, key_norm=key)
+        for file, side in zip(overlays, SIDES, strict=True):
+            shown = analysis.heatmap(side, layer, head)
+            _write_overlay(file, analysis.image, shown, colormap, opacity)
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        about.write(text.encode("utf-8", "replace"))
     return paths
 
 
 def _write_overlay(
-    path: Path, image: Image.Image, heatmap: Heatmap, colormap: str, opacity: float
+    file: BinaryIO, image: Image.Image, heatmap: Heatmap, colormap: str, opacity: float
 ) -> None:
     """Alone in a function, so that a large overlay is gone before the next one is drawn."""
-    picture = overlay(image, heatmap, colormap, opacity)
-    with replacing(path) as file:
-        picture.save(file, "PNG")
+    overlay(image, heatmap, colormap, opacity).save(file, "PNG")
+
+
+@contextmanager
+def _together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
+    """New files that get their names when all of them are written: all are there, or none."""
+    naming = False
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(replacing(path)) for path in paths]
+            yield files
+            for file in files:
+                file.flush()
+            naming = True
+    except BaseException:  # interrupted, say, when the first had its name
+        for path in paths if naming else ():
+            with suppress(OSError):
+                path.unlink()
+        raise

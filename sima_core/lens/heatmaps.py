@@ -10,6 +10,7 @@ from PIL import Image
 
 from sima_core.defaults import OPACITY
 from sima_core.errors import InputError
+from sima_core.words import plain
 
 #: Colour maps on offer: perceptually uniform ones, the default first, then two of common taste.
 COLORMAPS = ("inferno", "viridis", "magma", "plasma", "cividis", "turbo", "gray")
@@ -47,11 +48,14 @@ def heatmap(norms: ArrayLike) -> Heatmap:
     """Min-max scale one map of token norms, (rows, cols), to [0, 1].
 
     Raises:
-        InputError: not two-dimensional, or a value that is NaN or infinite.
+        InputError: not two-dimensional, or a value that is no number, NaN or infinite.
 
     Source: arXiv 2206.08898, figure 2.
     """
-    values = np.asarray(norms, dtype=np.float32)
+    try:
+        values = np.asarray(norms, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError("a heatmap needs numbers, rows × columns of them") from None
     if values.ndim != 2 or not values.size:
         raise InputError(f"a heatmap needs a map of rows × columns; got shape {values.shape}")
     if not np.isfinite(values).all():
@@ -69,7 +73,7 @@ def colorize(values: NDArray[np.float32], colormap: str = COLORMAPS[0]) -> NDArr
         InputError: unknown colour map.
     """
     if colormap not in COLORMAPS:
-        raise InputError(f"colormap must be one of {', '.join(COLORMAPS)}; got {colormap!r}")
+        raise InputError(f"colormap must be one of {', '.join(COLORMAPS)}; got {plain(colormap)!r}")
     return np.asarray(_table(colormap)[np.rint(values * 255).astype(np.uint8)])
 
 
@@ -90,10 +94,12 @@ def overlay(
         opacity: 0 gives the picture as it is, 1 the heatmap alone.
 
     Raises:
-        InputError: unknown colour map, or an opacity outside [0, 1].
+        InputError: no picture, no heatmap, an unknown colour map, or an opacity outside [0, 1].
     """
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity must be from 0 to 1; got {opacity}")
+    if not (isinstance(image, Image.Image) and isinstance(heatmap, Heatmap)):
+        raise InputError("an overlay needs a picture of Pillow's and what `heatmap` makes of norms")
+    if not (isinstance(opacity, int | float) and 0 <= opacity <= 1):
+        raise InputError(f"opacity must be from 0 to 1; got {plain(opacity)}")
     values, blended = heatmap.resize(image.size), Image.new("RGB", image.size)
     for top in range(0, image.height, _BAND_ROWS):  # a large picture's copies would take gigabytes
         rows = slice(top, top + _BAND_ROWS)

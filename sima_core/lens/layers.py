@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sima_core.errors import InputError
 from sima_core.lens.kinds import ATTENTION_KINDS, AttentionKind, kind_of
 from sima_core.time_limit import check_time, is_limited
+from sima_core.words import plain
 
 #: A layer counted from 1 (negative: from the end), several of them, or all.
 Layers = int | Sequence[int] | Literal["all"]
@@ -174,6 +175,19 @@ def patch_size(model: nn.Module) -> int:
     return max(_strides(model).values())
 
 
+def require_pixels(pixels: object) -> None:
+    """Refuse what no model takes in place of pictures.
+
+    Raises:
+        InputError: it is no tensor of real numbers in four dimensions.
+    """
+    if not (isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.is_floating_point()):
+        raise InputError(
+            "pixels must be a tensor of real numbers, (batch, 3, height, width), as "
+            "Lens.preprocess makes it of a picture"
+        )
+
+
 def require_fitting(model: Any, height: int, width: int) -> None:
     """Refuse a picture's sides, in pixels, that the model does not take.
 
@@ -201,16 +215,19 @@ def layer_numbers(layers: Layers, depth: int) -> list[int]:
     """
     if isinstance(layers, str):
         if layers != "all":
-            raise InputError(f'layer must be a number, several numbers or "all"; got {layers!r}')
+            raise InputError(
+                f'layer must be a number, several numbers or "all"; got {plain(layers)!r}'
+            )
         return list(range(1, depth + 1))
     if isinstance(layers, Sequence) and not layers:
         raise InputError("no layer was asked for: name at least one")
     numbers = []
     for layer in layers if isinstance(layers, Sequence) else [layers]:
-        number = operator.index(layer)  # type: ignore[arg-type]  # strings raise TypeError
+        number = _whole(layer, "layer")
         if not 1 <= abs(number) <= depth:
             raise InputError(
-                f"there is no layer {layer}: layers run from 1 to {depth} (or -{depth} to -1)"
+                f"there is no layer {plain(layer)}: layers run from 1 to {depth} "
+                f"(or -{depth} to -1)"
             )
         numbers.append(number if number > 0 else depth + 1 + number)
     return numbers
@@ -222,8 +239,15 @@ def require_head(head: int | None, num_heads: int) -> None:
     Raises:
         InputError: it does not exist.
     """
-    if head is not None and not 1 <= head <= num_heads:
-        raise InputError(f"there is no head {head}: heads run from 1 to {num_heads}")
+    if head is not None and not 1 <= _whole(head, "head") <= num_heads:
+        raise InputError(f"there is no head {plain(head)}: heads run from 1 to {num_heads}")
+
+
+def _whole(number: object, what: str) -> int:
+    try:
+        return operator.index(number)  # type: ignore[arg-type]  # anything else is a TypeError
+    except TypeError:
+        raise InputError(f"a {what} is a whole number; got {plain(repr(number))}") from None
 
 
 def on_grid(tokens: Tensor, grid: Grid) -> Tensor:

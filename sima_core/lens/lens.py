@@ -20,6 +20,7 @@ from sima_core.lens.layers import (
     layer_numbers,
     looking,
     patch_size,
+    require_pixels,
 )
 from sima_core.lens.norms import NormRecorder, TokenNorms
 from sima_core.lens.pictures import InputConfig, input_size, preprocess
@@ -175,10 +176,12 @@ class Lens:
             One `TokenNorms` for an int; otherwise a dict from layer number (1 and up) to one.
 
         Raises:
-            InputError: a layer that does not exist, or sides that are not multiples of the patch.
+            InputError: a layer that does not exist, what is no tensor of pictures, or sides that
+                are not multiples of the patch.
 
         Source: arXiv 2206.08898, section 3.3 and figure 2 (layer 12).
         """
+        require_pixels(pixels)
         with NormRecorder(self.model, layer, self.layers) as recorder, looking(self.model):
             self.model(pixels)
         norms = recorder.norms(per_head)

@@ -23,6 +23,7 @@ from sima_core.errors import SimaLensError
 from sima_core.lens.pictures import ImageError, load_image
 from sima_core.machine import available_memory, cpu_quota
 from sima_core.training.recipe import STORED_SIDE
+from sima_core.words import as_utf8, plain
 
 #: Memory in bytes that must stay free beside the decoded pictures.
 MEMORY_RESERVE = 2 * 2**30
@@ -246,7 +247,8 @@ def _read(sources: Sequence[Path]) -> tuple[list[_Entry], list[NDArray[np.uint8]
                 if picture is None:
                     unreadable += 1
                     if unreadable <= NAMED_PROBLEMS:
-                        tqdm.write(f"{entry.source}/{entry.name} cannot be read and is left out")
+                        name = plain(f"{entry.source}/{entry.name}")
+                        tqdm.write(f"{name} cannot be read and is left out")
                     continue
                 found.append(entry)
                 pixels.append(picture)
@@ -281,7 +283,7 @@ def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tup
     """The pictures of one source; `stem` is its name, which may end in -train or -val."""
     before, _, after = stem.rpartition("-")
     split = after.lower() if before and after.lower() in _TRAIN | _HELD_OUT else None
-    source = (before if split else stem).lower()
+    source = as_utf8((before if split else stem).lower())  # it goes into labels and messages
     for raw_name, encoded in pictures:
         # What is no UTF-8 becomes question marks, since names go into messages and files.
         name = raw_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

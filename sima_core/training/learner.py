@@ -25,6 +25,7 @@ from sima_core.training.data import TrainingData
 from sima_core.training.recipe import Settings, TrainingError
 from sima_core.weights.loading import load_model
 from sima_core.weights.provenance import provenance
+from sima_core.words import plain
 
 #: Gradients are scaled down to at most this ℓ2-norm.
 MAX_GRADIENT_NORM = 1.0
@@ -188,7 +189,9 @@ def start_from(model: nn.Module, file: Path, data: TrainingData) -> None:
             head[i] = found[name][rows[data.class_ids[i]]]
         found[name] = head
     model.load_state_dict(found)
-    tqdm.write(f"starting from {file.name}: {len(shared)} of {len(data.class_ids)} classes known")
+    tqdm.write(
+        f"starting from {plain(file.name)}: {len(shared)} of {len(data.class_ids)} classes known"
+    )
 
 
 def can_compile(device: str) -> bool:

@@ -16,7 +16,8 @@ from cyclopts import Group, Parameter, Token
 from cyclopts.validators import mutually_exclusive
 
 from sima_core.errors import InputError, SimaLensError
-from sima_core.numbers import Whole, whole_numbers
+from sima_core.numbers import SEEDS, TRAINED_SIDES, Epochs, Real, Share, Whole, option
+from sima_core.words import plain
 
 #: Pictures are kept in memory with a shorter side of at most so many pixels.
 STORED_SIDE = 256
@@ -61,10 +62,10 @@ def resolutions_from(text: str) -> tuple[int, ...]:
     """Input sides in pixels from a text such as ``96,128``.
 
     Raises:
-        InputError: it holds something else, or a size that is no multiple of 32.
+        InputError: it holds something else, or a size that is out of bounds or no multiple of 32.
     """
-    found = whole_numbers(text)
-    if any(side < 32 or side % 32 for side in found):
+    found = TRAINED_SIDES.read_list(text)
+    if any(side % 32 for side in found):
         raise InputError("sizes must be multiples of 32 px")
     return found
 
@@ -73,7 +74,7 @@ def _one_phase(_: Any, tokens: Sequence[Token]) -> tuple[Phase, ...]:
     return (Phase(1.0, resolutions_from(tokens[-1].value)),)
 
 
-_Share = Annotated[float, Parameter(metavar="SHARE")]
+_Share = Annotated[Share, Parameter(metavar="SHARE")]
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,15 @@ class Settings:
     """
 
     model: Annotated[str, Parameter(metavar="NAME", help="see models")]
-    seed: Annotated[Whole, Parameter(metavar="S")] = 0
+    seed: Annotated[int, option(SEEDS), Parameter(metavar="S")] = 0
     epochs: Annotated[
-        float,
+        Epochs,
         Parameter(group=LENGTH, metavar="N", help="passes over the pictures; need not be whole"),
     ] = 10.0
-    batch_size: Annotated[Whole, Parameter(metavar="B")] = 128
+    batch_size: Annotated[int, option(Whole(2, 65_536)), Parameter(metavar="B")] = 128
     #: A name that timm's `create_optimizer_v2` knows.
     optimizer: Annotated[str, Parameter(help="a name of timm's")] = "muon"
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, option(Real(1e-9, 100))] = 2e-3
     weight_decay: Annotated[float, _NO_OPTION] = 0.05
     warmup: Annotated[float, _NO_OPTION] = 0.05
     label_smoothing: Annotated[float, _NO_OPTION] = 0.1
@@ -119,7 +120,8 @@ class Settings:
     ] = 0.0
     #: The coarsest source's shorter side is best.
     sharpest_side: Annotated[
-        Whole,
+        int,
+        option(TRAINED_SIDES),
         Parameter(
             name="--sharpest",
             metavar="PX",
@@ -171,9 +173,11 @@ class Settings:
         from sima_core.models.architectures import ARCHITECTURES
 
         if self.model not in ARCHITECTURES:
-            raise TrainingError(f"There is no architecture {self.model!r}: see models.")
+            raise TrainingError(f"There is no architecture {plain(self.model)!r}: see models.")
         if self.optimizer not in list_optimizers():
-            raise TrainingError(f"timm has no optimiser {self.optimizer!r}: try muon or adamw.")
+            raise TrainingError(
+                f"timm has no optimiser {plain(self.optimizer)!r}: try muon or adamw."
+            )
 
     def phase(self, progress: float) -> Phase:
         """The phase at `progress`, from 0 to 1."""

@@ -297,3 +297,4 @@ def _interrupts_held_back() -> Iterator[Callable[[], bool]]:
 def _ignore_interrupts(worker: int) -> None:
     """Leave Ctrl-C, which reaches every process of a terminal, to the one that saves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # torch's way to end a worker

@@ -1,7 +1,6 @@
 """Read every form that weights come in, without running code from it."""
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from sima_core.errors import SimaLensError
 from sima_core.weights.provenance import Labels, labels_from, parsed_json
+from sima_core.words import shown as shown  # for the rest of this room
 
 #: Seconds after which reading a pickle is given up.
 UNPICKLE_SECONDS = 120
@@ -152,12 +152,6 @@ def first_names(names: list[str], count: int = 3) -> str:
     """The first few names, and how many more there are; fit for a sentence."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(map(shown, names[:count])) + more
-
-
-def shown(name: str, length: int = 80) -> str:
-    """A name from a file, made fit for a sentence: no markup, no endless line."""
-    plain = re.sub(r"[^\w .\-/]", "?", name)
-    return plain if len(plain) <= length else plain[:length] + "…"
 
 
 def shape_in_words(size: torch.Size) -> str:

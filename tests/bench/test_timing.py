@@ -1,9 +1,11 @@
 """The bench: candidates in turn, ratios round by round."""
 
+import pytest
 import torch
 from torch.utils.benchmark import Measurement
 
 from sima_core.bench.timing import Ratio, Timings, interleave
+from sima_core.errors import InputError
 
 
 def timings(**times: list[float]) -> Timings:
@@ -36,3 +38,9 @@ def test_candidates_are_interleaved():
 def test_inference_mode_does_not_leak_between_rounds():
     for _ in interleave({"a": lambda: None}, 0.0, min_rounds=2):
         assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_time_that_never_ends_is_refused(seconds):
+    with pytest.raises(InputError, match="not endless"):
+        next(interleave({"a": lambda: None}, seconds))

@@ -29,7 +29,7 @@ from tests.support import ROOT
         ("heatmap x.png --out o --no-layer", "Unknown option: --no-layer", "heatmap"),
         ("heatmap x.png --out o --layer twelve", "'twelve' is no whole", "heatmap"),
         ("heatmap x.png --out o --layer 12.0", "'12.0' is no whole", "heatmap"),
-        ("latency x.png --seconds long", 'convert "long" into float', "latency"),
+        ("latency x.png --seconds long", "'long' is no number", "latency"),
         ("latency x.png --no-json", "Unknown option: --no-json", "latency"),
         ("latency x.png y.png", "Unexpected: y.png.", "latency"),
         ("latency --sweep heads", 'Choose from: "dim", "tokens"', "latency"),
@@ -86,7 +86,7 @@ def test_interruptions_are_said(monkeypatch, capsys):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert download_that_raises(monkeypatch, BrokenPipeError()) == 0
 
 

@@ -79,9 +79,9 @@ def test_train_has_these_options_and_no_others(app: App) -> None:
     [
         ("--epochs 1 --minutes 2", r"--epochs.*--minutes"),
         ("--resolutions 100", "multiples of 32"),
-        ("--resolutions x", "such as 96,128"),
+        ("--resolutions x", "no whole number"),
         ("--batch-size 12.5", "no whole number"),
-        ("--seed -1", "0 or more"),
+        ("--seed -1", "from 0 to"),
         ("--weight-decay 1", "weight-decay"),
         ("--device tpu", "tpu"),
         ("--model none", "no architecture 'none'"),
@@ -123,7 +123,7 @@ def test_the_command_functions_train_and_measure(
     weights = str(tmp_path / "deit_nano_patch16_224.safetensors")
     assert run("accuracy", str(flowers), "--checkpoint", weights, "--resolutions", "64") == 0
     assert "at 64 px: " in capsys.readouterr().out
-    with pytest.raises(SimaLensError, match="must be more than 0"):
+    with pytest.raises(CycloptsError, match=r"from 0\.01 to 100,000"):
         run(*train, "--minutes", "0")
     with pytest.raises(SimaLensError, match="no architecture 'none'"):
         run("twins", str(flowers), "--out", str(tmp_path), "--models", "none")
@@ -142,17 +142,17 @@ def test_the_command_trains_measures_and_refuses(
     assert "at 64 px: " in capsys.readouterr().out
     for wrong, says in (
         (["--epochs", "1"], "already holds a run"),
-        (["--epochs", "0"], "must be more than 0"),
-        (["--epochs", "nan"], "must be more than 0"),
-        (["--minutes", "0"], "must be more than 0"),
-        (["--seed", "-1"], "0 or more"),
+        (["--epochs", "0"], "from 0.001 to 10,000"),
+        (["--epochs", "nan"], "from 0.001 to 10,000"),
+        (["--minutes", "0"], "from 0.01 to 100,000"),
+        (["--seed", "-1"], "from 0 to 4,294,967,295"),
         (["--optimizer", "none"], "no optimiser 'none'"),
         (["--resolutions", "100"], "multiples of 32"),
         (["--batch-size", "7"], "even"),
-        (["--mix", "1.5"], "steps that mix must be between 0 and 1"),
-        (["--sharpest", "0"], "32 pixels or more"),
-        (["--coarser", "-1"], "pictures made coarser must be between 0 and 1"),
-        (["--compressed", "nan"], "pictures compressed must be between 0 and 1"),
+        (["--mix", "1.5"], "--mix: expected a number from 0 to 1"),
+        (["--sharpest", "0"], "from 32 to 4,096"),
+        (["--coarser", "-1"], "--coarser: expected a number from 0 to 1"),
+        (["--compressed", "nan"], "--compressed: expected a number from 0 to 1"),
         (["--resume", "--epochs", "2"], "another epochs"),
         (["--resume", "--epochs", "1", "--mix", "0"], "another mix_probability"),
     ):

@@ -250,7 +250,7 @@ def test_orders_are_compared_where_keys_are_fewer(layer, tokens):
 
 
 def test_comparing_orders_needs_sima():
-    with pytest.raises(ValueError, match=r"VisionTransformer has Attention.*sima_deit_small"):
+    with pytest.raises(ValueError, match=r"has softmax.*sima_deit_small"):
         next(compare_orders(shallow("deit_tiny_patch16_224"), torch.randn(1, 3, 64, 48), 1))
 
 

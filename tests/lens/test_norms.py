@@ -8,6 +8,7 @@ import torch
 
 from sima_core import analyze, load_model, token_norms
 from sima_core.attention.modules import SimAttention
+from sima_core.errors import InputError
 from sima_core.lens.layers import layer_numbers
 from sima_core.lens.norms import NormRecorder
 from tests.support import attention_layers
@@ -66,7 +67,7 @@ def test_layer_numbers_of_another_depth():
     assert layer_numbers((-1, 2), 24) == [24, 2]
     with pytest.raises(ValueError, match="all"):
         layer_numbers("some", 3)
-    with pytest.raises(TypeError):
+    with pytest.raises(InputError, match="whole number"):
         layer_numbers([1.5], 3)
 
 

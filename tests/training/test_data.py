@@ -111,3 +111,10 @@ def test_labels_follow_the_model_that_is_measured() -> None:
     assert found.labels.tolist() == [1, 0, 1]
     with pytest.raises(TrainingDataError, match="none of the pictures' classes"):
         relabelled(pictures, ("a", "b", "c"), ())
+
+
+def test_a_source_whose_name_is_no_utf8_has_classes_that_can_be_written(flowers, tmp_path):
+    (tmp_path / os.fsdecode(b"f\xff")).symlink_to(flowers)
+    found = read_training_data([tmp_path / os.fsdecode(b"f\xff")])
+    assert found.class_ids == ("f?/green leaf", "f?/red_rose")
+    assert len(found.fingerprint()) == 16
