@@ -71,7 +71,7 @@ def download(
     root = place.root_of_downloads()
     report = fetching.download(root, split, ids, images, annotations, base_url or fetching.BASE_URL)
     for name, why in report.failed.items():
-        print(f"{name!r}: {why}", file=sys.stderr)  # a name from a list may be anything
+        print(f"{name[:60]!r}: {why}", file=sys.stderr)  # a name from a list may be anything
     failed = f", {len(report.failed)} failed" if report.failed else ""
     print(f"{report.fetched} picture(s) fetched, {report.present} already there{failed}: {root}")
     return SOME_FAILED if report.failed else OK

@@ -33,6 +33,9 @@ MAX_PICTURE_BYTES = 64 * 2**20
 #: Pictures in a row for which no connection was made, after which the others are not tried.
 MAX_UNREACHABLE = 8
 
+#: The largest id that COCO's names of files have room for.
+MAX_PICTURE_ID = 10**12 - 1
+
 _JPEG_END = b"\xff\xd9"
 
 
@@ -68,6 +71,8 @@ def download(
         raise CocoError("The address to download from must begin with https:// or http://.")
     if num_images is not None and num_images < 1:
         raise CocoError("At least one picture must be asked for.")
+    if not all(0 <= i <= MAX_PICTURE_ID for i in ids or ()):
+        raise CocoError("A picture's id is a whole number of at most twelve digits.")
     base_url = base_url.rstrip("/")
     path = annotations_file(root, split)
     if annotations or (ids is None and not path.exists()):
