@@ -171,8 +171,6 @@ def _read_sections(pieces: "_Pieces", found: _Columns) -> None:
     """Go through the object that a list is, and hand each item to its taker."""
     pieces.skip("{")
     seen = set()
-    if pieces.next_is("}"):
-        return
     while True:
         key, _, _ = pieces.value()
         pieces.skip(":")
@@ -191,6 +189,8 @@ def _read_sections(pieces: "_Pieces", found: _Columns) -> None:
             break
         pieces.skip(",")
     pieces.require_end()
+    if "images" not in seen:
+        raise _WrongError("no images")
 
 
 def _items(pieces: "_Pieces") -> Iterator[tuple[Any, int, int]]:
