@@ -17,6 +17,7 @@ from tqdm import tqdm
 from sima_core.coco.annotations import Wanted, download_annotations, read_list
 from sima_core.coco.http import Client, FetchError, UnreachableError, host_of
 from sima_core.coco.root import (
+    JPEG_END,
     SPLITS,
     CocoError,
     annotations_file,
@@ -35,8 +36,6 @@ MAX_UNREACHABLE = 8
 
 #: The largest id that COCO's names of files have room for.
 MAX_PICTURE_ID = 10**12 - 1
-
-_JPEG_END = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
@@ -216,8 +215,8 @@ def _is_complete(path: Path, wanted: Wanted) -> bool:
     """Whether the picture is there, by its header and its end; decoded only if the end is odd."""
     try:
         with path.open("rb") as file:
-            file.seek(-len(_JPEG_END), os.SEEK_END)
-            if file.read() != _JPEG_END:
+            file.seek(-len(JPEG_END), os.SEEK_END)
+            if file.read() != JPEG_END:
                 load_image(path)
             return _has_size(file, wanted)
     except (OSError, ImageError, Image.DecompressionBombError):

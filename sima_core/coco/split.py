@@ -18,9 +18,12 @@ from PIL import Image
 from sima_core.coco.listing import fetch_again, read_listing
 from sima_core.coco.outlines import OutlineError, object_mask, object_outline
 from sima_core.coco.reading import MAX_ADDRESS, MAX_ID
-from sima_core.coco.root import SPLITS, CocoError, annotations_file
-from sima_core.files import cache_folder, write_bytes
+from sima_core.coco.root import JPEG_END, SPLITS, CocoError, annotations_file
+from sima_core.files import cache_folder, open_regular, write_bytes
 from sima_core.lens.pictures import ImageError, load_image
+
+#: Bytes of the largest thumbnail; they have some ten thousand.
+_MAX_THUMBNAIL_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -172,12 +175,16 @@ class CocoSplit:
         kept = cache_folder() / "thumbnails" / where / self.split / f"{image_id}-{side}.jpg"
         with contextlib.suppress(OSError):
             if kept.stat().st_mtime > self.path(image_id).stat().st_mtime:
-                return kept.read_bytes()
+                with open_regular(kept) as file:
+                    found = file.read(_MAX_THUMBNAIL_BYTES)
+                if _is_thumbnail(found, side):
+                    return found
         image = self.load(image_id)
         image.thumbnail((side, side))
         encoded = io.BytesIO()
         image.save(encoded, "JPEG", quality=82)
         with contextlib.suppress(OSError):  # a full or read-only disk: made again next time
+            kept.unlink(missing_ok=True)  # whatever it is that was no thumbnail
             write_bytes(kept, encoded.getvalue())
         return encoded.getvalue()
 
@@ -283,6 +290,17 @@ def open_split(root: Path, split: str) -> CocoSplit:
             while len(_OPEN) > len(SPLITS):
                 del _OPEN[next(iter(_OPEN))]
         return kept[1]
+
+
+def _is_thumbnail(content: bytes, side: int) -> bool:
+    """Whether a kept thumbnail is whole: a JPEG with its end, and no larger than it should be."""
+    if not content.endswith(JPEG_END):
+        return False
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            return max(image.size) <= side
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
 
 
 def credit(entry: dict[str, Any]) -> str:
