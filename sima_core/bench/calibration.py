@@ -58,6 +58,7 @@ def apply(folder: Path | None = None) -> dict[int, float]:
     if found is None:
         found = calibrate()
         with suppress(OSError):  # a read-only home: measure again next time
+            file.unlink(missing_ok=True)  # a pipe in its place would wait for a reader
             write_text(file, json.dumps(found))
     set_crossovers(found)
     return found
