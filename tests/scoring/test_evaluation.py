@@ -172,7 +172,7 @@ def test_damaged_lines_of_a_journal_are_not_believed(tmp_path, damaged):
     file = tmp_path / "some.jsonl"
     good = PictureResult(2, "small")
     Journal(file, resume=True).add(good)
-    file.write_text(damaged + "\n" + file.read_text() + damaged)
+    file.write_text(damaged + "\n" + file.read_text() + "\n" + damaged)
     journal = Journal(file, resume=True)
     assert journal.found.keys() == {2}
     assert journal.get(2) == good
