@@ -8,8 +8,10 @@ in a second, into the user's cache folder. Without a compiler everything works, 
 import ctypes
 import functools
 import hashlib
+import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -21,11 +23,14 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sima_core import environment
-from sima_core.files import cache_folder, replacing
+from sima_core.files import cache_folder, open_regular, replacing
 
 _SOURCE = Path(__file__).with_name("norms.c")
 # No -ffast-math: NaN and infinity must come through.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=c11")
+
+#: Bytes of the largest library; it has some 20 KB.
+_MAX_BYTES = 10 * 2**20
 
 _Function = Callable[..., int]
 
@@ -93,10 +98,9 @@ def _function() -> _Function | None:
     if sys.platform != "linux" or not compiler or environment.KERNELS.get() == "0":
         return None
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.SubprocessError):
+        function = ctypes.CDLL(str(_compiled(compiler))).divide_by_norms
+    except (OSError, AttributeError, subprocess.SubprocessError):
         return None  # an odd compiler, a full disk: PyTorch's operations do as well
-    function = library.divide_by_norms
     size, address = ctypes.c_size_t, ctypes.c_void_p
     function.argtypes = [address, address, size, size, size, size, ctypes.c_float]
     function.restype = ctypes.c_int
@@ -105,23 +109,59 @@ def _function() -> _Function | None:
 
 
 def _compiled(compiler: str) -> Path:
-    """The path of the shared library, compiled now if it never was."""
+    """The path of the shared library, compiled now if it never was, or is damaged.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be had.
+    """
     _share_openmp()
     source = _SOURCE.read_bytes()
     key = hashlib.sha256(source + repr((_FLAGS, platform.processor(), cpu_flags())).encode())
     library = cache_folder() / f"norms-{key.hexdigest()[:16]}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            built = Path(folder, "norms.o"), Path(folder, "norms.so")
-            # Linked without -fopenmp, so that it shares the threads of torch's own OpenMP.
-            for arguments in (
-                (*_FLAGS, "-c", str(_SOURCE), "-o", str(built[0])),
-                ("-shared", str(built[0]), "-o", str(built[1])),
-            ):
-                subprocess.run([compiler, *arguments], check=True, timeout=60, capture_output=True)
-            with replacing(library) as whole:
-                whole.write(built[1].read_bytes())
+    if not (_is_ours(library) and _is_whole(library)):
+        built = _build(compiler)
+        if not _is_ours(library):
+            library.unlink(missing_ok=True)  # or its permissions would be kept
+        with replacing(library) as file:
+            file.write(built + hashlib.sha256(built).digest())
+        if not (_is_ours(library) and _is_whole(library)):
+            raise OSError
     return library
+
+
+def _build(compiler: str) -> bytes:
+    """The shared library's bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder, "norms.o"), Path(folder, "norms.so")
+        # Linked without -fopenmp, so that it shares the threads of torch's own OpenMP.
+        for arguments in (
+            (*_FLAGS, "-c", str(_SOURCE), "-o", str(built[0])),
+            ("-shared", str(built[0]), "-o", str(built[1])),
+        ):
+            subprocess.run([compiler, *arguments], check=True, timeout=60, capture_output=True)
+        return built[1].read_bytes()
+
+
+def _is_ours(library: Path) -> bool:
+    """Whether the library is there, and nobody else can have written or replaced it."""
+    try:
+        found = (library.lstat(), library.parent.stat())
+    except OSError:
+        return False
+    return all(f.st_uid == os.geteuid() and not f.st_mode & stat.S_IWOTH for f in found)
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the digest at the library's end is that of all before: half a library, once loaded,
+    would end this process when it is called. What loads libraries does not mind such an end.
+    """
+    try:
+        with open_regular(library) as file:
+            content = file.read(_MAX_BYTES)
+    except OSError:
+        return False
+    end = len(content) - hashlib.sha256().digest_size
+    return end > 0 and hashlib.sha256(content[:end]).digest() == content[end:]
 
 
 def _share_openmp() -> None:

@@ -17,7 +17,7 @@ from sima_core.bench.crossover import crossing
 from sima_core.bench.orders import ORDERS
 from sima_core.bench.sweeps import orders_over_tokens
 from sima_core.bench.timing import Timings
-from sima_core.files import cache_folder, write_text
+from sima_core.files import cache_folder, open_regular, write_text
 from sima_core.machine import Machine
 
 # To be raised whenever the operation or this measurement changes: older results are not used then.
@@ -29,6 +29,9 @@ WIDTH = 384
 RELATIVE_TOKENS = (0.04, 0.09, 0.18, 0.35, 0.7, 1.0, 1.4, 2.8)
 #: Seconds for each of these points.
 POINT_SECONDS = 0.12
+
+#: Of what is kept: bytes of the largest file, and tokens that no crossover reaches.
+_MAX_BYTES, _MAX_TOKENS = 10_000, 1_000_000
 
 
 def calibrate() -> dict[int, float]:
@@ -51,14 +54,26 @@ def _quickest_ratio(timings: Timings) -> float:
 def apply(folder: Path | None = None) -> dict[int, float]:
     """Let ``auto`` follow this machine, measuring it first if it never was; returns crossovers."""
     file = (folder or cache_folder()) / f"crossovers-{_machine_key()}.json"
-    try:
-        found = {int(k): float(v) for k, v in json.loads(file.read_text("utf-8")).items()}
-    except (OSError, ValueError, AttributeError):
+    found = _kept(file)
+    if found is None:
         found = calibrate()
         with suppress(OSError):  # a read-only home: measure again next time
+            file.unlink(missing_ok=True)  # a pipe in its place would wait for a reader
             write_text(file, json.dumps(found))
     set_crossovers(found)
     return found
+
+
+def _kept(file: Path) -> dict[int, float] | None:
+    """What was measured before; None if that is absent or damaged."""
+    try:
+        with open_regular(file) as source:
+            read = json.loads(source.read(_MAX_BYTES))
+        found = {int(head_dim): float(tokens) for head_dim, tokens in read.items()}
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    whole = found.keys() == set(HEAD_DIMS)
+    return found if whole and all(0 < tokens < _MAX_TOKENS for tokens in found.values()) else None
 
 
 def _machine_key() -> str:

@@ -1,6 +1,5 @@
 """Fetch a split's list of pictures and objects: one member of a large archive, by ranges."""
 
-import json
 import shutil
 import struct
 import zipfile
@@ -21,6 +20,7 @@ from sima_core.coco.http import (
     StatusError,
     host_of,
 )
+from sima_core.coco.listing import MAX_LIST_BYTES, columns_of, read_columns
 from sima_core.coco.root import (
     CocoError,
     RootNotWritableError,
@@ -28,7 +28,9 @@ from sima_core.coco.root import (
     partial_folder,
     writing_to_root,
 )
-from sima_core.files import replacing
+from sima_core.errors import UnreadableError
+from sima_core.files import open_regular, replacing
+from sima_core.sandbox.sandbox import SandboxError
 
 #: Bytes of one range of the archive: the most that a cut connection costs.
 BLOCK_BYTES = 2**20
@@ -55,18 +57,22 @@ def read_list(path: Path) -> dict[int, Wanted]:
     Raises:
         CocoError: it is absent or broken.
     """
+    broken = CocoError(f"{path.name} is broken: delete it, or fetch it anew with --annotations.")
     try:
-        images = json.loads(path.read_bytes())["images"]
-        if not isinstance(images, list):
-            raise TypeError
-        return {
-            int(i["id"]): Wanted(str(i["file_name"]), i.get("width"), i.get("height"))
-            for i in images
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise CocoError(
-            f"{path.name} is broken: delete it, or fetch it anew with --annotations."
-        ) from None
+        with open_regular(path) as file:
+            said, data = read_columns(file, pictures_only=True)
+    except UnreadableError as error:
+        raise CocoError(f"{path.name} cannot be read. {error}") from None
+    except SandboxError:
+        raise broken from None
+    if "wrong" in said:
+        raise broken
+    pictures, _, _, texts = columns_of(said, data)
+    columns = (pictures[name].tolist() for name in ("id", "width", "height"))
+    return {
+        number: Wanted(name, width or None, height or None)
+        for name, number, width, height in zip(texts["names"], *columns, strict=True)
+    }
 
 
 def download_annotations(root: Path, split: str, base_url: str, progress: bool = True) -> bool:
@@ -106,9 +112,12 @@ def _find_member(remote: RemoteFile, name: str, host: str) -> zipfile.ZipInfo:
     except _DAMAGED:
         raise CocoError(f"{host} sent no zip archive: check the address.") from None
     try:
-        return contents.getinfo(f"annotations/{name}")
+        member = contents.getinfo(f"annotations/{name}")
     except KeyError:
         raise CocoError(f"The archive on {host} holds no {name}.") from None
+    if max(member.file_size, member.compress_size) > MAX_LIST_BYTES:
+        raise CocoError(f"The {name} on {host} is too large to be read: check the address.")
+    return member
 
 
 def _fetch_member(remote: RemoteFile, member: zipfile.ZipInfo, part: Path, progress: bool) -> None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sima_core.coco.annotations import Wanted, download_annotations, read_list
 from sima_core.coco.http import Client, FetchError, UnreachableError, host_of
 from sima_core.coco.root import (
+    JPEG_END,
     SPLITS,
     CocoError,
     annotations_file,
@@ -32,7 +33,8 @@ MAX_PICTURE_BYTES = 64 * 2**20
 #: Pictures in a row for which no connection was made, after which the others are not tried.
 MAX_UNREACHABLE = 8
 
-_JPEG_END = b"\xff\xd9"
+#: The largest id that COCO's names of files have room for.
+MAX_PICTURE_ID = 10**12 - 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def download(
         raise CocoError("The address to download from must begin with https:// or http://.")
     if num_images is not None and num_images < 1:
         raise CocoError("At least one picture must be asked for.")
+    if not all(0 <= i <= MAX_PICTURE_ID for i in ids or ()):
+        raise CocoError("A picture's id is a whole number of at most twelve digits.")
     base_url = base_url.rstrip("/")
     path = annotations_file(root, split)
     if annotations or (ids is None and not path.exists()):
@@ -210,8 +214,8 @@ def _is_complete(path: Path, wanted: Wanted) -> bool:
     """Whether the picture is there, by its header and its end; decoded only if the end is odd."""
     try:
         with path.open("rb") as file:
-            file.seek(-len(_JPEG_END), os.SEEK_END)
-            if file.read() != _JPEG_END:
+            file.seek(-len(JPEG_END), os.SEEK_END)
+            if file.read() != JPEG_END:
                 load_image(path)
             with Image.open(file, formats=("JPEG",)) as image:  # its header, which costs nothing
                 return _has_size(image, wanted)

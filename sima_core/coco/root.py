@@ -13,6 +13,8 @@ from sima_core.errors import SimaLensError
 AnnotatedSplit = Literal["val2017", "train2017"]
 Split = Literal[AnnotatedSplit, "test2017"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+#: How the file of a picture that is all there ends.
+JPEG_END = b"\xff\xd9"
 #: Said where there is no COCO at all.
 NO_COCO = (
     "There is no COCO here yet: `python -m sima_core coco download --images 100` fetches a hundred "

@@ -15,11 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sima_core.coco.listing import broken_list, collecting_no_garbage, fetch_again, read_listing
+from sima_core.coco.listing import fetch_again, read_listing
 from sima_core.coco.outlines import OutlineError, object_mask, object_outline
-from sima_core.coco.root import SPLITS, CocoError, annotations_file
-from sima_core.files import cache_folder, write_bytes
+from sima_core.coco.reading import MAX_ADDRESS, MAX_ID
+from sima_core.coco.root import JPEG_END, SPLITS, CocoError, annotations_file
+from sima_core.files import cache_folder, open_regular, write_bytes
 from sima_core.lens.pictures import ImageError, load_image
+
+#: Bytes of the largest thumbnail; they have some ten thousand.
+_MAX_THUMBNAIL_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -84,38 +88,20 @@ class CocoSplit:
     def __init__(self, root: Path, split: str) -> None:
         self.root = root
         self.split = split
-        with collecting_no_garbage():
-            self._coco = read_listing(root, split)
-            try:
-                self._index()
-            except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
-                raise broken_list(split) from None
-
-    def _index(self) -> None:
-        coco = self._coco
-        self.ids: tuple[int, ...] = tuple(sorted(int(i) for i in coco.imgs))
+        self._listing = listing = read_listing(root, split)
+        self.ids: tuple[int, ...] = tuple(map(int, listing.pictures["id"]))
         #: All category names of the split, in COCO's order.
-        self.categories: tuple[str, ...] = tuple(str(c["name"]) for c in coco.cats.values())
-        self._licences = {
-            licence["id"]: Licence(str(licence.get("name", "")), str(licence.get("url", "")))
-            for licence in coco.dataset.get("licenses") or ()
-        }
-        columns = {category: i for i, category in enumerate(coco.cats)}
+        self.categories: tuple[str, ...] = tuple(listing.categories.values())
         # One row a picture, so that filtering 118,000 of them is a matter of milliseconds.
+        rows = np.searchsorted(listing.pictures["id"], listing.objects["picture"])
+        columns = {category: i for i, category in enumerate(listing.categories)}
         self._has = np.zeros((len(self.ids), len(columns)), dtype=bool)
-        self._num_objects = np.zeros(len(self.ids), dtype=np.int64)
+        self._has[rows, [columns[c] for c in listing.objects["category"].tolist()]] = True
+        single = listing.objects["crowd"] == 0
+        self._num_objects = np.bincount(rows[single], minlength=len(self.ids))
         self._largest = np.zeros(len(self.ids))
-        self._file_names = []
-        for row, image_id in enumerate(self.ids):
-            image = coco.imgs[image_id]
-            self._file_names.append(str(image["file_name"]))
-            area = int(image["width"]) * int(image["height"])
-            for annotation in coco.imgToAnns.get(image_id, ()):
-                self._has[row, columns[annotation["category_id"]]] = True
-                if not annotation.get("iscrowd"):
-                    self._num_objects[row] += 1
-                    share = float(annotation.get("area", 0)) / area
-                    self._largest[row] = max(self._largest[row], share)
+        sizes = listing.pictures["width"] * listing.pictures["height"]
+        np.maximum.at(self._largest, rows[single], (listing.areas / sizes[rows])[single])
 
     def present(self) -> NDArray[np.bool_]:
         """Which pictures of `ids` lie on this disk, (pictures,)."""
@@ -124,7 +110,7 @@ class CocoSplit:
                 names = {entry.name for entry in entries}
         except OSError:
             names = set()
-        return np.fromiter((n in names for n in self._file_names), dtype=bool)
+        return np.fromiter((n in names for n in self._listing.file_names), dtype=bool)
 
     def select(self, wanted: Filter = Filter()) -> list[int]:
         """Ids of the pictures on this disk that pass the filter, in order.
@@ -154,7 +140,7 @@ class CocoSplit:
         Raises:
             CocoError: there is no such picture in this split.
         """
-        return self.root / self.split / Path(self._entry(image_id)["file_name"]).name
+        return self.root / self.split / Path(self._listing.file_names[self._row(image_id)]).name
 
     def load(self, image_id: int) -> Image.Image:
         """The picture itself, RGB, at the size that its annotations are for.
@@ -162,7 +148,7 @@ class CocoSplit:
         Raises:
             CocoError: there is no such picture, or its file is missing, broken or another's.
         """
-        entry, path = self._entry(image_id), self.path(image_id)
+        path, annotated = self.path(image_id), self._size(image_id)
         again = f"`python -m sima_core coco download --split {self.split} --ids {image_id}`"
         if not path.is_file():
             raise CocoError(f"Picture {image_id} is not on this disk: {again} fetches it.")
@@ -172,10 +158,10 @@ class CocoSplit:
             raise CocoError(
                 f"Picture {image_id} cannot be read. {error} Delete it and fetch it with {again}."
             ) from None
-        if image.size != (entry["width"], entry["height"]):
+        if image.size != annotated:
             raise CocoError(
                 f"Picture {image_id} has {image.width} × {image.height} pixels, but is annotated "
-                f"at {entry['width']} × {entry['height']}. Delete it and fetch it with {again}."
+                f"at {annotated[0]} × {annotated[1]}. Delete it and fetch it with {again}."
             )
         return image
 
@@ -189,12 +175,16 @@ class CocoSplit:
         kept = cache_folder() / "thumbnails" / where / self.split / f"{image_id}-{side}.jpg"
         with contextlib.suppress(OSError):
             if kept.stat().st_mtime > self.path(image_id).stat().st_mtime:
-                return kept.read_bytes()
+                with open_regular(kept) as file:
+                    found = file.read(_MAX_THUMBNAIL_BYTES)
+                if _is_thumbnail(found, side):
+                    return found
         image = self.load(image_id)
         image.thumbnail((side, side))
         encoded = io.BytesIO()
         image.save(encoded, "JPEG", quality=82)
         with contextlib.suppress(OSError):  # a full or read-only disk: made again next time
+            kept.unlink(missing_ok=True)  # whatever it is that was no thumbnail
             write_bytes(kept, encoded.getvalue())
         return encoded.getvalue()
 
@@ -204,10 +194,10 @@ class CocoSplit:
         Raises:
             CocoError: there is no such picture in this split, or an object's outline is broken.
         """
-        entry = self._entry(image_id)
-        height, width = int(entry["height"]), int(entry["width"])
+        (width, height), row = self._size(image_id), self._row(image_id)
+        entry, annotations = self._listing.words(row)
         objects = []
-        for annotation in self._annotations(image_id):
+        for annotation in annotations:
             try:
                 outline = object_outline(annotation.get("segmentation"), height, width)
             except OutlineError:
@@ -216,7 +206,7 @@ class CocoSplit:
             objects.append(CocoObject(self._category(annotation), crowd, area, outline))
         return CocoPicture(
             image_id,
-            str(entry["file_name"]),
+            self._listing.file_names[row],
             width,
             height,
             self._licence(entry.get("license")),
@@ -233,10 +223,10 @@ class CocoSplit:
         Raises:
             CocoError: as `picture` does.
         """
-        entry = self._entry(image_id)
-        height, width = int(entry["height"]), int(entry["width"])
+        width, height = self._size(image_id)
         union = np.zeros((height, width), dtype=bool)
-        for annotation in self._annotations(image_id):
+        _, annotations = self._listing.words(self._row(image_id))
+        for annotation in annotations:
             if annotation.get("iscrowd") or category not in (None, self._category(annotation)):
                 continue
             try:
@@ -247,24 +237,27 @@ class CocoSplit:
 
     def is_annotated(self, image_id: int) -> bool:
         """Whether the picture has any annotation."""
-        return bool(self._annotations(image_id))
+        row = self._row(image_id)
+        return bool(self._listing.first[row] < self._listing.first[row + 1])
 
-    def _entry(self, image_id: int) -> dict[str, Any]:
-        if image_id not in self._coco.imgs:
-            raise CocoError(f"There is no picture {image_id} in {self.split}.")
-        entry: dict[str, Any] = self._coco.imgs[image_id]
-        return entry
+    def _row(self, image_id: int) -> int:
+        row = self._listing.row(image_id)
+        if row is None:
+            number = image_id if -MAX_ID < image_id < MAX_ID else "of such a number"
+            raise CocoError(f"There is no picture {number} in {self.split}.")
+        return row
 
-    def _annotations(self, image_id: int) -> list[dict[str, Any]]:
-        self._entry(image_id)
-        found: list[dict[str, Any]] = self._coco.imgToAnns.get(image_id, [])
-        return found
+    def _size(self, image_id: int) -> tuple[int, int]:
+        """Width and height as annotated."""
+        row, pictures = self._row(image_id), self._listing.pictures
+        return int(pictures["width"][row]), int(pictures["height"][row])
 
     def _category(self, annotation: dict[str, Any]) -> str:
-        return str(self._coco.cats[annotation["category_id"]]["name"])
+        return self._listing.categories[annotation["category_id"]]
 
-    def _licence(self, number: int | None) -> Licence:
-        return self._licences.get(number, Licence("unknown licence", ""))
+    def _licence(self, number: Any) -> Licence:
+        known = self._listing.licences.get(number) if type(number) is int else None
+        return Licence(*known) if known else Licence("unknown licence", "")
 
     def _broken_outline(self, image_id: int) -> CocoError:
         again = fetch_again(self.split)
@@ -299,9 +292,22 @@ def open_split(root: Path, split: str) -> CocoSplit:
         return kept[1]
 
 
+def _is_thumbnail(content: bytes, side: int) -> bool:
+    """Whether a kept thumbnail is whole: a JPEG with its end, and no larger than it should be."""
+    if not content.endswith(JPEG_END):
+        return False
+    try:
+        with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+            return max(image.size) <= side
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def credit(entry: dict[str, Any]) -> str:
     """The address to credit a picture of COCO's list by: its page at Flickr where that is known."""
-    address = str(entry.get("flickr_url") or entry.get("coco_url") or "")
+    address = entry.get("flickr_url") or entry.get("coco_url")
+    if not (isinstance(address, str) and len(address) <= MAX_ADDRESS and address.isprintable()):
+        return ""
     if photo := re.search(r"static\.?flickr\.com/\d+/(\d+)_", address):
         return f"https://www.flickr.com/photo.gne?id={photo[1]}"
     return address if address.startswith(("https://", "http://")) else ""

@@ -11,14 +11,16 @@ import torch
 
 from sima_core.coco.root import annotations_file
 from sima_core.coco.split import CocoSplit
-from sima_core.files import cache_folder
+from sima_core.files import cache_folder, open_regular
 from sima_core.lens.lens import Lens
 from sima_core.machine import versions
 from sima_core.scoring.metrics import Scores
-from sima_core.scoring.results import PictureResult, parse_map
+from sima_core.scoring.results import SKIPPED, PictureResult, parse_map
 
 #: Grows when what is scored changes, so that an interrupted run of old code is not continued.
 _FORMAT = 2
+#: Bytes of the longest line; one has some kilobytes.
+_MAX_LINE = 2**20
 
 
 class Journal:
@@ -30,9 +32,9 @@ class Journal:
         self.found: dict[int, int] = {}
         if not resume:
             self.delete()
-        with suppress(OSError), file.open("rb") as lines:
+        with suppress(OSError), open_regular(file) as lines:
             start = 0
-            for line in lines:
+            while line := lines.readline(_MAX_LINE):
                 if result := _parse(line):
                     self.found[result.id] = start
                 start += len(line)
@@ -41,9 +43,9 @@ class Journal:
         """The result of a picture that an earlier run has done."""
         if image_id in self.found:
             # Another run of the same, when it ends, deletes the file.
-            with suppress(OSError), self._file.open("rb") as lines:
+            with suppress(OSError), open_regular(self._file) as lines:
                 lines.seek(self.found[image_id])
-                result = _parse(lines.readline())
+                result = _parse(lines.readline(_MAX_LINE))
                 if result and result.id == image_id:  # not of a file that is new there since
                     return result
         return None
@@ -56,8 +58,9 @@ class Journal:
                 lines.write("\n" + _line(result))  # the last line may have been cut off
 
     def delete(self) -> None:
-        """Forget all results."""
-        self._file.unlink(missing_ok=True)
+        """Forget all results, where the disk lets that be done."""
+        with suppress(OSError):
+            self._file.unlink(missing_ok=True)
 
 
 def _line(result: PictureResult) -> str:
@@ -67,13 +70,21 @@ def _line(result: PictureResult) -> str:
 
 
 def _parse(line: bytes) -> PictureResult | None:
-    """The result in a line; None for the last line of a run that was killed while it wrote."""
+    """The result in a line; None for a damaged one, and where a run was killed while it wrote."""
     try:
         values = json.loads(line)
         scores = {parse_map(of): Scores(*s) for of, s in values.pop("scores").items()}
-        return PictureResult(scores=scores, **values)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        result = PictureResult(scores=scores, **values)
+        numbers = [
+            *(n for s in scores.values() for n in dataclasses.astuple(s)),
+            *(n for areas in result.faithfulness.values() for n in areas.values()),
+            result.forward_seconds,
+            result.scoring_seconds,
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+    sound = type(result.id) is int and result.skipped in (None, *SKIPPED)
+    return result if sound and {type(n) for n in numbers} <= {bool, int, float} else None
 
 
 def journal_file(

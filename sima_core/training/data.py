@@ -2,15 +2,12 @@
 
 import dataclasses
 import hashlib
-import os
 import re
-import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,11 +16,11 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from tqdm import tqdm
 
-from sima_core.errors import SimaLensError
 from sima_core.lens.pictures import ImageError, load_image
 from sima_core.machine import available_memory, cpu_quota
 from sima_core.training.recipe import STORED_SIDE
-from sima_core.words import as_utf8, plain
+from sima_core.training.sources import Entry, TrainingDataError, encoded_pictures
+from sima_core.words import plain
 
 #: Memory in bytes that must stay free beside the decoded pictures.
 MEMORY_RESERVE = 2 * 2**30
@@ -34,14 +31,12 @@ DUPLICATE_SIMILARITY = 0.95
 NAMED_PROBLEMS = 10
 #: Where no source says what is held out, one picture in so many is, chosen by its name.
 HELD_OUT_EVERY = 20
+#: The most classes; ImageNet-21k has 21,841.
+MAX_CLASSES = 50_000
 
-_TRAIN, _HELD_OUT = {"train", "training"}, {"val", "valid", "validation", "test"}
 _SIGNATURE_SIDE = 16
-_CHUNK = 2048
-
-
-class TrainingDataError(SimaLensError, ValueError):
-    """The pictures cannot be used; the message says why, and what to do, in one sentence."""
+#: The most pictures, and bytes of them as they were read, that wait to be decoded.
+_CHUNK, _CHUNK_BYTES = 2048, 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -115,18 +110,6 @@ class TrainingData:
         return digest.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """Where one picture lies, and what that tells."""
-
-    source: str
-    class_id: str
-    #: None where the source does not say.
-    held_out: bool | None
-    #: Where it lies inside the source, for messages.
-    name: str
-
-
 def read_training_data(
     sources: Sequence[Path], similarity: float = DUPLICATE_SIMILARITY
 ) -> TrainingData:
@@ -147,7 +130,12 @@ def read_training_data(
     class_ids = tuple(sorted({entry.class_id for entry in entries}))
     if len(class_ids) < 2:
         raise TrainingDataError(
-            f"All pictures are in one folder ({class_ids[0]}): expected one folder a class."
+            f"All pictures are in one folder ({class_ids[0]:.60}): expected one folder a class."
+        )
+    if len(class_ids) > MAX_CLASSES:
+        raise TrainingDataError(
+            f"The pictures are in {len(class_ids):,} folders: one is a class, of which at most "
+            f"{MAX_CLASSES:,} can be told apart."
         )
     index = {class_id: i for i, class_id in enumerate(class_ids)}
     labels = np.array([index[entry.class_id] for entry in entries], dtype=np.int64)
@@ -220,28 +208,27 @@ def near_duplicates(
     return in_one, in_other
 
 
-def _held_out(entries: Sequence[_Entry]) -> NDArray[np.bool_]:
+def _held_out(entries: Sequence[Entry]) -> NDArray[np.bool_]:
     if any(entry.held_out for entry in entries):
         return np.array([bool(entry.held_out) for entry in entries])
     # By name, so that it does not depend on the order of files.
     return np.array([zlib.crc32(entry.name.encode()) % HELD_OUT_EVERY == 0 for entry in entries])
 
 
-def _read(sources: Sequence[Path]) -> tuple[list[_Entry], list[NDArray[np.uint8]], int]:
+def _read(sources: Sequence[Path]) -> tuple[list[Entry], list[NDArray[np.uint8]], int]:
     """All pictures that can be read, and how many cannot: where they lie, and their pixels.
 
     Raises:
         TrainingDataError: no such source, no pictures in classes, or more than fits in memory.
     """
-    found: list[_Entry] = []
+    found: list[Entry] = []
     pixels: list[NDArray[np.uint8]] = []
     unreadable = 0
-    encoded = _encoded(sources)
     with (
         ThreadPoolExecutor(cpu_quota()) as pool,
         tqdm(unit="picture", desc="reading", leave=False) as progress,
     ):
-        while chunk := list(islice(encoded, _CHUNK)):  # so that few encoded pictures wait
+        for chunk in _chunks(encoded_pictures(sources)):
             decoded = pool.map(_decode, (content for _, content in chunk))
             for (entry, _), picture in zip(chunk, decoded, strict=True):
                 if picture is None:
@@ -264,61 +251,18 @@ def _read(sources: Sequence[Path]) -> tuple[list[_Entry], list[NDArray[np.uint8]
     return found, pixels, unreadable
 
 
-def _encoded(sources: Sequence[Path]) -> Iterator[tuple[_Entry, bytes]]:
-    """All pictures of all sources, as their files hold them."""
-    for path in map(Path, map(os.path.abspath, sources)):  # so that `.` has a name
-        if path.is_dir() and path.name.lower() in _TRAIN | _HELD_OUT:  # photos/train is of photos
-            yield from _in_source(f"{path.parent.name}-{path.name}", _files(path))
-        elif path.is_dir():
-            yield from _in_source(path.name, _files(path))
-        elif path.is_file():
-            yield from _in_source(path.name.split(".")[0], _tar_members(path))
-        else:
-            raise TrainingDataError(
-                f"There is no folder or tar file {path.name}: check the name and the folder."
-            )
-
-
-def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[_Entry, bytes]]:
-    """The pictures of one source; `stem` is its name, which may end in -train or -val."""
-    before, _, after = stem.rpartition("-")
-    split = after.lower() if before and after.lower() in _TRAIN | _HELD_OUT else None
-    source = as_utf8((before if split else stem).lower())  # it goes into labels and messages
-    for raw_name, encoded in pictures:
-        # What is no UTF-8 becomes question marks, since names go into messages and files.
-        name = raw_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        parts = PurePosixPath(name).parts
-        if len(parts) < 2:
-            continue  # in no class
-        told = next((p.lower() for p in parts[:-2] if p.lower() in _TRAIN | _HELD_OUT), split)
-        folder = parts[-2]
-        class_id = folder if re.fullmatch(r"n\d{8}", folder) else f"{source}/{folder}"
-        held_out = None if told is None else told in _HELD_OUT
-        yield _Entry(source, class_id, held_out, name), encoded
-
-
-def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
-    extensions = Image.registered_extensions()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in extensions and file.is_file():
-            try:
-                yield file.relative_to(folder).as_posix(), file.read_bytes()
-            except OSError:
-                yield file.relative_to(folder).as_posix(), b""  # reported as unreadable
-
-
-def _tar_members(file: Path) -> Iterator[tuple[str, bytes]]:
-    extensions = Image.registered_extensions()
-    try:
-        with tarfile.open(file) as archive:
-            for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in extensions:
-                    content = archive.extractfile(member)
-                    yield member.name, content.read() if content else b""
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise TrainingDataError(
-            f"{file.name} is not a whole tar file ({type(error).__name__}): copy it again."
-        ) from None
+def _chunks(encoded: Iterator[tuple[Entry, bytes]]) -> Iterator[list[tuple[Entry, bytes]]]:
+    """The same in pieces, so that few encoded pictures wait."""
+    chunk: list[tuple[Entry, bytes]] = []
+    size = 0
+    for entry, content in encoded:
+        chunk.append((entry, content))
+        size += len(content)
+        if len(chunk) == _CHUNK or size > _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _decode(encoded: bytes) -> NDArray[np.uint8] | None:

@@ -12,7 +12,16 @@ from sima_core.files import replacing, write_text
 from sima_core.training.recipe import Settings, TrainingError
 
 #: What `torch.load` raises for files that are cut off, or hold something else.
-_DAMAGED = (EOFError, KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError)
+_DAMAGED = (
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    OSError,
+    UnpicklingError,
+    IndexError,
+)
 
 
 def run_settings(settings: Settings, fingerprint: str) -> dict[str, Any]:
@@ -67,14 +76,18 @@ class RunFolder:
         """The saved state, and the settings in it."""
         try:  # to the processor: optimisers keep their step counts there
             saved: dict[str, Any] = torch.load(self.state_file, "cpu", weights_only=True)
-            return saved, saved["settings"]
+            return saved, dict(saved["settings"])
         except _DAMAGED as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # so cut files end too
                 raise
-            raise TrainingError(
-                f"The state saved in {self.path.name} is damaged: delete its "
-                f"{self.state_file.name} to begin anew, or name another folder."
-            ) from None
+            raise self.damaged() from None
+
+    def damaged(self) -> TrainingError:
+        """What to raise where the saved state is not what it should be."""
+        return TrainingError(
+            f"The state saved in {self.path.name} is damaged: delete its "
+            f"{self.state_file.name} to begin anew, or name another folder."
+        )
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state, at once or not at all.
@@ -94,10 +107,10 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of the log, without one that a kill cut off."""
+        """The lines of the log, without damaged ones, such as one that a kill cut off."""
         if not self.log_file.exists():
             return []
-        lines = self.log_file.read_text("utf-8").splitlines()
+        lines = self.log_file.read_text("utf-8", "replace").splitlines()
         return [line for line in map(_json_line, lines) if line]
 
     def forget_log_after(self, step: int) -> None:
@@ -111,8 +124,10 @@ class RunFolder:
 
 
 def _json_line(text: str) -> dict[str, Any] | None:
-    """A line of the log; None if a kill cut it off."""
+    """A line of the log: numbers by name, a step among them; None if it is damaged."""
     try:
-        return cast(dict[str, Any], json.loads(text))
-    except ValueError:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
         return None
+    whole = isinstance(line, dict) and {type(n) for n in line.values()} <= {int, float}
+    return cast(dict[str, Any], line) if whole and "step" in line else None

@@ -113,7 +113,10 @@ def _open(
         learner.compile()
     run = Run(data, settings, learner, folder)
     if saved:
-        run.resume(saved)
+        try:
+            run.resume(saved)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            raise folder.damaged() from None  # of this run's settings, but not its tensors
     else:
         run.begin(minutes)
     return run

@@ -1,5 +1,8 @@
 """``auto`` follows the crossover that was measured here."""
 
+import json
+import os
+
 import pytest
 import torch
 
@@ -46,9 +49,52 @@ def test_calibration_is_kept(tmp_path, monkeypatch, no_calibration):
     assert calibration.apply(tmp_path) == measured
 
 
-def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, no_calibration):
-    monkeypatch.setattr(calibration, "calibrate", lambda: {32: 30.0})
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "{", "", "null", "[]", "5", '{"32": null}', '{"32": "x"}', '{"x": 30}',
+        '{"32": 30}', "[" * 99_999,
+        *({**dict.fromkeys(map(str, calibration.HEAD_DIMS), 30), "32": wrong} for wrong in (
+            None, 0, -1, float("nan"), float("inf"), 10**400, [], {}, 10**9)),
+        {**dict.fromkeys(map(str, calibration.HEAD_DIMS), 30), "5": 30},
+    ],
+)  # fmt: skip
+def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, no_calibration, damaged):
+    good = dict.fromkeys(calibration.HEAD_DIMS, 30.0)
+    monkeypatch.setattr(calibration, "calibrate", lambda: good)
     calibration.apply(tmp_path)
     [file] = tmp_path.iterdir()
-    file.write_text("{")
-    assert calibration.apply(tmp_path) == {32: 30.0}
+    file.write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
+    assert calibration.apply(tmp_path) == good
+    monkeypatch.setattr(calibration, "calibrate", None)  # would fail if it were called again
+    assert calibration.apply(tmp_path) == good
+
+
+def test_a_calibration_is_applied_when_it_is_measured_and_when_it_is_found(
+    tmp_path, monkeypatch, no_calibration
+):
+    """`auto` follows it: multiplied is in the order that was quicker here, not by the rule."""
+    monkeypatch.setattr(calibration, "calibrate", lambda: dict.fromkeys(calibration.HEAD_DIMS, 7.0))
+    for _ in ("measured", "found"):
+        set_crossovers({})
+        assert choose_order("auto", 8, 32) == "qk_first"
+        calibration.apply(tmp_path)
+        assert choose_order("auto", 8, 32) == "kv_first"
+        assert choose_order("auto", 6, 384) == "qk_first"
+
+
+@pytest.mark.parametrize("home", ["a file", "a pipe in place of what is kept"])
+def test_where_nothing_can_be_kept_it_is_measured_each_time(
+    tmp_path, monkeypatch, no_calibration, home
+):
+    good = dict.fromkeys(calibration.HEAD_DIMS, 30.0)
+    monkeypatch.setattr(calibration, "calibrate", lambda: good)
+    folder = tmp_path / "cache"
+    if home == "a file":
+        folder.write_text("")
+    else:
+        calibration.apply(folder)
+        [file] = folder.iterdir()
+        file.unlink()
+        os.mkfifo(file)
+    assert calibration.apply(folder) == good

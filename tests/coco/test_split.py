@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -213,10 +214,31 @@ def test_thumbnails_are_made_once(coco_root, tmp_path):
     with Image.open(io.BytesIO(first)) as image:
         assert image.size == (60, 45)
     kept = next((tmp_path / "cache").rglob("1-60.jpg"))
-    kept.write_bytes(b"kept")  # what is there is taken
-    assert split.thumbnail(1, 60) == b"kept"
+    other = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(other, "JPEG")
+    kept.write_bytes(other.getvalue())  # what is there is taken
+    assert split.thumbnail(1, 60) == other.getvalue()
     Image.new("RGB", (120, 90)).save(split.path(1))  # until the picture changes
-    assert split.thumbnail(1, 60) not in (b"kept", first)
+    assert split.thumbnail(1, 60) not in (other.getvalue(), first)
+
+
+def test_damaged_thumbnails_are_made_anew(split, tmp_path):
+    first = split.thumbnail(1, 60)
+    kept = next((tmp_path / "cache").rglob("1-60.jpg"))
+    large = io.BytesIO()
+    Image.new("RGB", (61, 9)).save(large, "JPEG")
+    for damaged in (b"", first[:-1], first[:100], b"x" * 99 + b"\xff\xd9", large.getvalue()):
+        kept.write_bytes(damaged)
+        assert split.thumbnail(1, 60) == first
+        assert kept.read_bytes() == first
+    kept.unlink()
+    os.mkfifo(kept)
+    assert split.thumbnail(1, 60) == first
+
+
+def test_thumbnails_without_a_place_to_keep_them(split, tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    assert split.thumbnail(1, 60) == split.thumbnail(1, 60)
 
 
 def test_the_examples_may_be_shown():

@@ -1,6 +1,7 @@
 """Scoring a whole split, as the command does it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from sima_core.cli import main
 from sima_core.coco.split import CocoSplit
 from sima_core.files import ASSETS, cache_folder
 from sima_core.scoring.evaluation import evaluate, faithfulness
+from sima_core.scoring.journal import Journal
 from sima_core.scoring.metrics import METRICS, Target
-from sima_core.scoring.results import SKIPPED
+from sima_core.scoring.results import SKIPPED, PictureResult
 from sima_core.scoring.summary import Summary
 from sima_core.weights.loading import DEFAULT_CHECKPOINT
 from sima_core.weights.provenance import provenance
@@ -135,6 +137,54 @@ def test_a_journal_that_another_run_wrote_anew_gives_no_other_pictures_result(co
     found = [next(resumed)]
     journal.write_text(journal.read_text().replace('"id": 2,', '"id": 8,'))
     assert [(r.id, r.skipped) for r in (*found, *resumed)] == straight
+
+
+def test_unreadable_pictures_are_tried_again_by_the_next_run(coco_root, tmp_path, model):
+    """They may be mended before it, so they are not written down."""
+    root = Path(shutil.copytree(coco_root, tmp_path / "copy"))
+    missing = root / "val2017" / f"{6:012d}.jpg"
+    split = CocoSplit(root, "val2017")
+    first = evaluate(split, model, (12,), 96, limit=8)
+    assert [next(first).skipped for _ in range(7)][5:] == ["unreadable", "unreadable"]
+    first.close()
+    assert _journals()
+    shutil.copy(split.path(5), missing)
+    found = {r.id: r.skipped for r in evaluate(split, model, (12,), 96, limit=8)}
+    assert found[6] is None
+    assert found[7] == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "null", "[]", "{}", "[" * 99_999, '{"id": null}', "\0" * 5000, "x" * 2**21,
+        '{"id": 1, "scores": {"query/12": [null, 1, 1, 1, 1]}}',
+        '{"id": 1, "scores": {"query/12": ["x", 1, 1, 1, 1]}}',
+        '{"id": 1, "scores": {}, "skipped": "other"}',
+        '{"id": 1, "scores": {}, "skipped": []}',
+        '{"id": 1, "scores": {}, "forward_seconds": null}',
+        '{"id": 1, "scores": {}, "faithfulness": {"key": {"insertion": null}}}',
+        '{"id": 1, "scores": {}, "faithfulness": [3]}',
+        '{"id": "1", "scores": {}}',
+    ],
+)  # fmt: skip
+def test_damaged_lines_of_a_journal_are_not_believed(tmp_path, damaged):
+    file = tmp_path / "some.jsonl"
+    good = PictureResult(2, "small")
+    Journal(file, resume=True).add(good)
+    file.write_text(damaged + "\n" + file.read_text() + "\n" + damaged)
+    journal = Journal(file, resume=True)
+    assert journal.found.keys() == {2}
+    assert journal.get(2) == good
+
+
+def test_a_journal_needs_no_place(tmp_path):
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "file" / "some.jsonl", tmp_path / "pipe"):
+        journal = Journal(file, resume=True)
+        assert not journal.found
+    Journal(tmp_path / "file" / "some.jsonl", resume=False).add(PictureResult(2, "small"))
 
 
 def _journals() -> list[Path]:

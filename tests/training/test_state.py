@@ -10,6 +10,7 @@ import torch
 from sima_core.training import card
 from sima_core.training.data import TrainingData
 from sima_core.training.recipe import TrainingError
+from sima_core.training.state import RunFolder
 from sima_core.training.train import train
 from tests.training.support import SMALL
 
@@ -61,3 +62,40 @@ def test_a_damaged_or_older_state_is_said(
     torch.save(older, state)
     with pytest.raises(TrainingError, match="another version"):
         train(data, SMALL, run, resume=True, compiled=False)
+
+
+def test_damaged_lines_of_the_log_are_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log({"step": 1, "loss": 0.5})
+    with folder.log_file.open("ab") as log:
+        for damaged in (
+            b"\xff",
+            b"null",
+            b"[]",
+            b"5",
+            b"{}",
+            b'{"step": "x"}',
+            b"[" * 99_999,
+            b'{"st',
+        ):
+            log.write(damaged + b"\n")
+    folder.log({"step": 3, "loss": 0.25})
+    assert [line["step"] for line in folder.logged()] == [1, 3]
+    folder.forget_log_after(2)
+    assert [line["step"] for line in folder.logged()] == [1]
+
+
+@pytest.mark.parametrize("change", [{"model": {}}, {"optimizer": 5}, {"step": None}, {"ema": None}])
+def test_a_state_of_other_tensors_is_said(
+    data: TrainingData, tmp_path: Path, change: dict[str, object]
+) -> None:
+    run = tmp_path / "run"
+    assert train(data, SMALL, run, stop_after=1, compiled=False) is None
+    state = torch.load(run / "state.pt", weights_only=True)
+    torch.save(state | change, run / "state.pt")
+    with pytest.raises(TrainingError, match=r"damaged: delete its state\.pt"):
+        train(data, SMALL, run, resume=True, compiled=False)
+    for other in (5, [], {"settings": 5}):
+        torch.save(other, run / "state.pt")
+        with pytest.raises(TrainingError, match=r"damaged: delete its state\.pt"):
+            train(data, SMALL, run, resume=True, compiled=False)
