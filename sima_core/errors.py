@@ -18,6 +18,10 @@ class DiskError(SimaLensError, OSError):
     """A file cannot be written, or not whole; the message says why, without a path."""
 
 
+class UnreadableError(SimaLensError, OSError):
+    """A file cannot be opened; the message says why in a sentence, without a path."""
+
+
 class MissingExtraError(SimaLensError, ImportError):
     """Packages are not installed that only a part of this program needs."""
 

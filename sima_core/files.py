@@ -1,4 +1,4 @@
-"""Files: where they lie, and the one way in which they are written: whole, or not at all."""
+"""Files: where they lie, how a stranger's is opened, how one is written: whole, or not at all."""
 
 import errno
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sima_core import environment
-from sima_core.errors import DiskError
+from sima_core.errors import DiskError, UnreadableError
 
 _PACKAGE = Path(__file__).resolve().parent
 #: What comes with the program: weights, labels, evidence. Inside an installed package, beside it in
@@ -22,6 +22,14 @@ ASSETS = next(
     _PACKAGE / "assets",
 )
 
+#: What is not read in place of a file, by what `stat` calls it.
+_NO_FILES = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +51,42 @@ def file_sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file, open for reading; it is a real one, and opening it waits for nobody.
+
+    Raises:
+        UnreadableError: there is none, it may not be read, or it is a folder, a named pipe, a
+            device or a socket.
+    """
+    try:
+        _require_regular(Path(path).stat().st_mode)  # first: opening a device may set it going
+        flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK")  # as far as a system has them
+        descriptor = os.open(path, sum(getattr(os, flag, 0) for flag in flags))  # to read only
+    except (FileNotFoundError, NotADirectoryError):
+        raise UnreadableError("There is no such file.") from None
+    except PermissionError:
+        raise UnreadableError("The file may not be read: check its permissions.") from None
+    except UnreadableError:
+        raise
+    except OSError as error:
+        raise UnreadableError(f"The file cannot be read ({reason(error)}).") from None
+    except ValueError:  # a zero byte, or half a character
+        raise UnreadableError("There is no such file: no name of a file looks so.") from None
+    file = os.fdopen(descriptor, "rb")
+    try:
+        _require_regular(os.fstat(descriptor).st_mode)  # again, of what was opened
+    except UnreadableError:
+        file.close()
+        raise
+    return file
+
+
+def _require_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        what = next((name for test, name in _NO_FILES if test(mode)), "something else")
+        raise UnreadableError(f"This is {what}, not a file.")
 
 
 def reason(error: OSError) -> str:

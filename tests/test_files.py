@@ -2,13 +2,22 @@
 
 import errno
 import os
+import socket
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 
-from sima_core.errors import DiskError
-from sima_core.files import cache_folder, replacing, write_bytes, write_text, writing
+from sima_core.errors import DiskError, UnreadableError
+from sima_core.files import (
+    cache_folder,
+    open_regular,
+    replacing,
+    write_bytes,
+    write_text,
+    writing,
+)
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
@@ -99,3 +108,54 @@ def test_why_writing_fails_is_said_without_a_path(number, said):
     with pytest.raises(DiskError, match=said) as caught, writing("the plot"):
         raise OSError(number, os.strerror(number), "/some/where")
     assert "/some" not in str(caught.value)
+
+
+def test_a_real_file_is_opened_whatever_its_name(tmp_path):
+    for name in ("plain", "näme", os.fsdecode(b"\xff\xfe")):
+        (tmp_path / name).write_bytes(b"content")
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(tmp_path / name)
+        for path in (tmp_path / name, str(tmp_path / name), tmp_path / "link"):
+            with open_regular(path) as file:
+                assert file.read() == b"content"
+                assert not os.get_inheritable(file.fileno())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_real_file_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "astray").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").write_bytes(b"")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
+    before = len(list(Path("/dev/fd").iterdir()))
+    for path, said in (
+        (tmp_path / "pipe", "a named pipe, not a file"),
+        (tmp_path / "folder", "a folder, not a file"),
+        (tmp_path / "socket", "a socket, not a file"),
+        (Path("/dev/zero"), "a device, not a file"),
+        (tmp_path / "loop", "Too many levels of symbolic links"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        ("x" * 10**6, "File name too long"),
+        (tmp_path / "astray", "no such file"),
+        (tmp_path / "file" / "inside", "no such file"),
+        (f"{tmp_path}/zero\0byte", "no such file"),
+        (f"{tmp_path}/half\ud800", "no such file"),
+        ("", "folder"),
+    ):
+        with pytest.raises(UnreadableError, match=said) as caught:
+            open_regular(path)
+        assert len(str(caught.value)) < 100
+    assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_that_took_a_files_place_meanwhile_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe")
+    a_file = (tmp_path / "file").stat()
+    monkeypatch.setattr("os.stat", lambda path, **_: a_file)
+    with pytest.raises(UnreadableError, match="named pipe"):
+        open_regular(tmp_path / "pipe")
