@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sima_core.weights.formats import CheckpointError
+from sima_core.weights.sentences import CheckpointError
 from sima_core.weights.loading import load_model
 
 
