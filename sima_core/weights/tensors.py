@@ -150,7 +150,8 @@ def _entry(name: str, said: Any, shown_as: str) -> Entry:
     entry = Entry(DTYPES[kind], tuple(shape), begin, end)
     if entry.num_bytes != end - begin:
         raise CheckpointError(NO_CHECKPOINT.format(shown_as))
-    if math.prod(side or 1 for side in shape) > MAX_WEIGHTS_BYTES:  # beside a side of length 0
+    others = math.prod(side or 1 for side in shape)
+    if not entry.num_bytes and others > MAX_WEIGHTS_BYTES:  # beside a side of length 0
         raise CheckpointError(NO_CHECKPOINT.format(shown_as))
     return entry
 

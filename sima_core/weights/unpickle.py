@@ -114,6 +114,8 @@ def _require_plain_zip(source: BinaryIO) -> None:
             entries = archive.infolist()
     except zipfile.BadZipFile:
         raise UnusableError("truncated") from None
+    if any(e.filename.endswith("/constants.pkl") for e in entries):
+        raise UnusableError("torchscript")
     pickles = [e.file_size for e in entries if e.filename.endswith(".pkl")]
     if (
         len(entries) > MAX_ENTRIES
