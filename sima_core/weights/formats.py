@@ -16,6 +16,7 @@ from sima_core.weights.tensors import (
     MAX_HEADER_BYTES,
     MAX_WEIGHTS_BYTES,
     NO_CHECKPOINT,
+    NO_WEIGHTS,
     TRUNCATED,
     read_header,
 )
@@ -119,10 +120,7 @@ def _read_pickle(file: BinaryIO, shown_as: str) -> Contents:
         "torchscript": (
             f"{shown_as} is a TorchScript program, not weights: save the state dict instead."
         ),
-        "no weights": (
-            f"{shown_as} holds no weights: expected parameter names with tensors, "
-            "or a dict that has them under 'model'."
-        ),
+        "no weights": NO_WEIGHTS.format(shown_as),
         "not a checkpoint": NO_CHECKPOINT.format(shown_as),
     }
     raise CheckpointError(messages[found.answer["error"]])

@@ -142,9 +142,9 @@ def _hub_weights(sizes: Mapping[str, int | None], shown_as: str) -> str:
         raise CheckpointError(f"{shown_as} holds no weights: expected a .safetensors or .pth file.")
     size = sizes[candidates[0]]
     if size is None or size > MAX_HUB_BYTES:
-        shown = "an unknown size" if size is None else f"{size / 2**20:.0f} MiB"
+        said = "an unknown size" if size is None else f"{size / 2**20:.0f} MiB"
         raise CheckpointError(
-            f"{candidates[0]} of {shown_as} has {shown}; "
+            f"{shown(candidates[0])} of {shown_as} has {said}; "
             f"at most {MAX_HUB_BYTES >> 20} MiB are taken."
         )
     return candidates[0]

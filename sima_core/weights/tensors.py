@@ -27,6 +27,10 @@ MAX_TENSORS, MAX_NAME, MAX_RANK = 5000, 200, 8
 
 TRUNCATED = "{} is truncated: its end is missing. Copy or download it again."
 NO_CHECKPOINT = "{} is not a checkpoint: expected a .safetensors file or one saved with torch.save."
+NO_WEIGHTS = (
+    "{} holds no weights: expected parameter names with tensors, "
+    "or a dict that has them under 'model'."
+)
 
 #: Types of numbers, as headers name them.
 DTYPES = {
@@ -128,6 +132,8 @@ def read_header(part: Callable[[int, int], bytes], size: int, shown_as: str) -> 
         raise CheckpointError(
             f"{shown_as} holds {len(said)} tensors: save only the weights, {MAX_TENSORS} at most."
         )
+    if not said:
+        raise CheckpointError(NO_WEIGHTS.format(shown_as))
     entries = {name: _entry(name, value, shown_as) for name, value in said.items()}
     data_bytes = _require_seamless(entries, size - data_start, shown_as)
     return Header(entries, words, data_start, data_bytes)
