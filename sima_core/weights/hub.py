@@ -19,8 +19,9 @@ from huggingface_hub.errors import (
 
 from sima_core.files import is_full
 from sima_core.weights.provenance import MAX_JSON_BYTES, Labels, labels_from, read_json, read_labels
-from sima_core.weights.sentences import CheckpointError, shown
+from sima_core.weights.sentences import CheckpointError
 from sima_core.weights.tensors import MAX_WEIGHTS_BYTES
+from sima_core.words import SHOWN, shown
 
 #: Before the id of a repository, where a source is named.
 HUB_PREFIX = "hf-hub:"
@@ -55,7 +56,7 @@ def fetch(repo_id: str, folder: Path) -> Fetched:
     """
     if not _REPO_ID.fullmatch(repo_id):
         raise CheckpointError(_no_such_model(repo_id))
-    shown_as = HUB_PREFIX + shown(repo_id)
+    shown_as = HUB_PREFIX + shown(repo_id, SHOWN)
     try:
         return _fetch(repo_id, folder, shown_as)
     except CheckpointError:
@@ -123,7 +124,8 @@ def _download(url: str, target: Path, size: int, end: float, shown_as: str) -> N
 
 
 def _no_such_model(repo_id: str) -> str:
-    return f"There is no public model {shown(repo_id)!r} on the Hugging Face Hub: check owner/name."
+    name = shown(repo_id, SHOWN)
+    return f"There is no public model {name!r} on the Hugging Face Hub: check owner/name."
 
 
 def _unreachable(shown_as: str) -> str:
@@ -144,7 +146,7 @@ def _hub_weights(sizes: Mapping[str, int | None], shown_as: str) -> str:
     if size is None or size > MAX_HUB_BYTES:
         said = "an unknown size" if size is None else f"{size / 2**20:.0f} MiB"
         raise CheckpointError(
-            f"{shown(candidates[0])} of {shown_as} has {said}; "
+            f"{shown(candidates[0], SHOWN)} of {shown_as} has {said}; "
             f"at most {MAX_HUB_BYTES >> 20} MiB are taken."
         )
     return candidates[0]

@@ -18,7 +18,8 @@ from sima_core.weights.formats import read_file, without_wrappers
 from sima_core.weights.hub import HUB_PREFIX, WEIGHT_SUFFIXES, fetch
 from sima_core.weights.matching import architecture_of, num_classes_of, require_registered
 from sima_core.weights.provenance import Labels, Provenance, class_names, read_labels
-from sima_core.weights.sentences import CheckpointError, first_names, shown
+from sima_core.weights.sentences import CheckpointError, first_names
+from sima_core.words import SHOWN, shown
 
 #: The bundled trained weights, with their `labels.json` beside them.
 DEFAULT_CHECKPOINT = ASSETS / "sima_nano_12_p16.safetensors"
@@ -74,7 +75,7 @@ def load_file(path: Path, architecture: str | None = None) -> nn.Module:
     """
     if architecture is not None:
         require_registered(architecture)
-    shown_as = shown(path.name)
+    shown_as = shown(path.name, SHOWN)
     try:
         if not os.path.lexists(path):
             raise CheckpointError(f"There is no file {shown_as}: check the name and the folder.")

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sima_core.models.architectures import ARCHITECTURES, parameter_shapes
 from sima_core.weights.provenance import MAX_CLASSES
-from sima_core.weights.sentences import CheckpointError, first_names, shape_in_words, shown
+from sima_core.weights.sentences import CheckpointError, first_names, shape_in_words
+from sima_core.words import SHOWN, shown
 
 #: The longest name that the nearest architectures are looked up for; ours have 30 characters.
 MAX_NAME = 100
@@ -36,7 +37,7 @@ def require_registered(name: str, shown_as: str | None = None) -> None:
     says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
     if len(name) <= MAX_NAME and timm.is_model(name):
         raise CheckpointError(
-            f"{says} {shown(name)!r}, which is not an architecture of SimA Lens: "
+            f"{says} {shown(name, SHOWN)!r}, which is not an architecture of SimA Lens: "
             "`python -m sima_core models` lists those."
         )
     nearest = difflib.get_close_matches(name[:MAX_NAME], ARCHITECTURES, n=3, cutoff=0.5)
@@ -46,7 +47,7 @@ def require_registered(name: str, shown_as: str | None = None) -> None:
         else ("`python -m sima_core models` lists them all.")
     )
     unknown = ", which is not registered" if shown_as else ""
-    raise CheckpointError(f"{says} {shown(name)!r}{unknown}. {hint}")
+    raise CheckpointError(f"{says} {shown(name, SHOWN)!r}{unknown}. {hint}")
 
 
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
@@ -77,7 +78,7 @@ def architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as: 
         fitting = [n for n in _GUESSED if _agreement(shapes, n) == 1.0]
         name = wrong[0]
         is_, should = shape_in_words(shapes[name]), shape_in_words(expected[name])
-        detail = f"{shown(name)} is {is_} and should be {should}."
+        detail = f"{shown(name, SHOWN)} is {is_} and should be {should}."
         hint = f"They are those of {fitting[0]}." if fitting else detail
         raise CheckpointError(f"The shapes in {shown_as} are not those of {named}. {hint}")
     missing = [n for n in expected if n not in shapes and not n.endswith("num_batches_tracked")]

@@ -10,7 +10,7 @@ from torch import nn
 
 from sima_core.errors import InputError
 from sima_core.files import open_regular
-from sima_core.weights.sentences import printable
+from sima_core.words import plain
 
 #: The largest config.json or labels.json that is read, in bytes.
 MAX_JSON_BYTES = 4 * 2**20
@@ -90,7 +90,7 @@ def labels_from(value: object) -> Labels | None:
 
 
 def _short(text: str) -> str:
-    return printable(text, MAX_CLASS_NAME)
+    return plain(text, MAX_CLASS_NAME)
 
 
 def read_labels(path: Path) -> Labels | None:

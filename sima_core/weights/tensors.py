@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from sima_core.weights.sentences import CheckpointError, shown
+from sima_core.weights.sentences import CheckpointError
+from sima_core.words import SHOWN, shown
 
 #: The longest header, in bytes; that of the largest architecture has 80 KiB.
 MAX_HEADER_BYTES = 4 * 2**20
@@ -151,7 +152,8 @@ def _entry(name: str, said: Any, shown_as: str) -> Entry:
         raise CheckpointError(NO_CHECKPOINT.format(shown_as))
     if not known:
         raise CheckpointError(
-            f"{shown_as} is quantised or damaged ({shown(name)}): only real weights are used."
+            f"{shown_as} is quantised or damaged ({shown(name, SHOWN)}): "
+            "only real weights are used."
         )
     entry = Entry(DTYPES[kind], tuple(shape), begin, end)
     if entry.num_bytes != end - begin:

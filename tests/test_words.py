@@ -1,0 +1,27 @@
+"""Strangers' texts are made fit for a line."""
+
+from sima_core.words import as_utf8, plain, shown
+
+
+def test_nothing_that_steers_a_terminal_is_left():
+    hostile = "\x1b[2Ja\nb\rc\x00d\x9be\u202ef\u2028g\udcffh"
+    assert plain(hostile) == "?[2Ja?b?c?d?e?f?g?h"
+    assert plain("Größe [1] (é) 'x' 猫.png") == "Größe [1] (é) 'x' 猫.png"
+    assert plain("e\u0301") == "e\u0301"
+
+
+def test_long_texts_keep_both_ends():
+    assert plain("abcdefghij", 5) == "ab…ij"
+    assert len(plain("x" * 10**6)) == 60
+    assert plain("/a/" + "b" * 200 + "/cat.png").endswith("/cat.png")
+    assert plain(10**5000) == "…"
+
+
+def test_names_from_files_hold_no_markup():
+    assert shown("<b>blocks.0</b>\x1b") == "?b?blocks.0?/b??"
+    assert shown("y" * 100) == "y" * 80 + "…"
+
+
+def test_a_name_that_is_no_utf8_can_be_written():
+    assert as_utf8("caf\udce9.png") == "caf?.png"
+    assert as_utf8("café.png") == "café.png"
