@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sima_core.sandbox.sandbox import BrokenError, Limits, Sandbox, TooLargeError, TooSlowError
-from sima_core.weights.provenance import Labels, labels_from, parsed_json
+from sima_core.weights.provenance import Labels, labels_from
 from sima_core.weights.sentences import CheckpointError
+from sima_core.weights.short_json import parsed_json
 from sima_core.weights.tensors import (
     MAX_HEADER_BYTES,
     MAX_WEIGHTS_BYTES,
@@ -21,8 +22,10 @@ from sima_core.weights.tensors import (
     read_header,
 )
 
-#: Seconds after which reading a pickle is given up.
-UNPICKLE_SECONDS = 7.0
+#: Seconds after which reading a pickle is given up, beside those that a slow disk needs.
+UNPICKLE_SECONDS = 5.0
+#: Bytes that a slow disk gives in a second.
+SLOW_DISK = 200 * 2**20
 #: Bytes that reading a pickle may take beyond the size of its file.
 UNPICKLE_MEMORY = 2**28
 
@@ -93,7 +96,8 @@ def _read_pickle(file: BinaryIO, shown_as: str) -> Contents:
     """Read a pickle in a child process, so that hostile bytes can harm nothing but that child."""
     size = os.fstat(file.fileno()).st_size
     most = min(size + 2**26, MAX_WEIGHTS_BYTES)  # two names may share one tensor
-    limits = Limits(UNPICKLE_SECONDS, size + UNPICKLE_MEMORY, most + MAX_HEADER_BYTES)
+    seconds = UNPICKLE_SECONDS + min(size, MAX_WEIGHTS_BYTES) / SLOW_DISK
+    limits = Limits(seconds, size + UNPICKLE_MEMORY, most + MAX_HEADER_BYTES)
     try:
         found = _SANDBOX.run("sima_core.weights.unpickle:convert", file, limits, max_bytes=most)
     except TooSlowError:

@@ -18,8 +18,9 @@ from huggingface_hub.errors import (
 )
 
 from sima_core.files import is_full
-from sima_core.weights.provenance import MAX_JSON_BYTES, Labels, labels_from, read_json, read_labels
+from sima_core.weights.provenance import Labels, labels_from, read_json, read_labels
 from sima_core.weights.sentences import CheckpointError
+from sima_core.weights.short_json import MAX_JSON_BYTES
 from sima_core.weights.tensors import MAX_WEIGHTS_BYTES
 from sima_core.words import SHOWN, shown
 

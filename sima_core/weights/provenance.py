@@ -1,6 +1,5 @@
 """Where a model's weights come from, and what its classes mean."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from torch import nn
 
 from sima_core.errors import InputError
 from sima_core.files import open_regular
+from sima_core.weights.short_json import MAX_JSON_BYTES, parsed_json
 from sima_core.words import plain
 
-#: The largest config.json or labels.json that is read, in bytes.
-MAX_JSON_BYTES = 4 * 2**20
 #: More classes than any public data set has; a larger head is a broken or hostile file.
 MAX_CLASSES = 100_000
 #: Characters of the longest name of a class that is kept whole.
@@ -102,16 +100,8 @@ def read_json(path: Path) -> object:
     """What a JSON file of bearable size holds; None if it cannot be read."""
     try:
         with open_regular(path) as file:
-            return parsed_json(file.read(MAX_JSON_BYTES + 1).decode())
-    except (OSError, ValueError):
-        return None
-
-
-def parsed_json(text: str) -> object:
-    """What a JSON text of bearable size says; None if it is none."""
-    try:
-        return json.loads(text) if len(text) <= MAX_JSON_BYTES else None
-    except (ValueError, RecursionError):
+            return parsed_json(file.read(MAX_JSON_BYTES + 1))
+    except OSError:
         return None
 
 

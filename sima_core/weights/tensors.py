@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from sima_core.weights.sentences import CheckpointError
+from sima_core.weights.short_json import parsed_json
 from sima_core.words import SHOWN, shown
 
 #: The longest header, in bytes; that of the largest architecture has 80 KiB.
-MAX_HEADER_BYTES = 4 * 2**20
+MAX_HEADER_BYTES = 2 * 2**20
 #: The most weights that are read, in bytes: the largest architecture in float32 and a margin.
 MAX_WEIGHTS_BYTES = 800 * 2**20
 #: Of the largest architecture: 731 tensors, names of 56 characters, four dimensions.
@@ -123,12 +124,13 @@ def read_header(part: Callable[[int, int], bytes], size: int, shown_as: str) -> 
     data_start = _LENGTH_BYTES + length
     if data_start > size:
         raise CheckpointError(TRUNCATED.format(shown_as))
-    try:
-        said = json.loads(part(_LENGTH_BYTES, data_start))
-        metadata = said.pop("__metadata__", None) or {}
-        words = {k: v for k, v in metadata.items() if isinstance(v, str)}
-    except (ValueError, RecursionError, AttributeError, TypeError):
-        raise CheckpointError(NO_CHECKPOINT.format(shown_as)) from None
+    said = parsed_json(part(_LENGTH_BYTES, data_start))
+    if not isinstance(said, dict):
+        raise CheckpointError(NO_CHECKPOINT.format(shown_as))
+    metadata = said.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise CheckpointError(NO_CHECKPOINT.format(shown_as))
+    words = {k: v for k, v in metadata.items() if isinstance(v, str)}
     if len(said) > MAX_TENSORS:
         raise CheckpointError(
             f"{shown_as} holds {len(said)} tensors: save only the weights, {MAX_TENSORS} at most."
