@@ -23,7 +23,7 @@ from sima_core.weights.tensors import (
 )
 
 #: Seconds after which reading a pickle is given up, beside those that a slow disk needs.
-UNPICKLE_SECONDS = 5.0
+UNPICKLE_SECONDS = 4.0
 #: Bytes that a slow disk gives in a second.
 SLOW_DISK = 200 * 2**20
 #: Bytes that reading a pickle may take beyond the size of its file.

@@ -71,7 +71,7 @@ def hostile_pickles() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "seconds", "why"), [("deep", 7, "not a checkpoint"), ("doubled", 0.5, "too long")]
+    ("kind", "seconds", "why"), [("deep", 6, "not a checkpoint"), ("doubled", 0.5, "too long")]
 )
 def test_hostile_pickles_harm_only_a_child_process(kind, seconds, why, tmp_path, monkeypatch):
     monkeypatch.setattr("sima_core.weights.formats.UNPICKLE_SECONDS", seconds)
