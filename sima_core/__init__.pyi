@@ -9,9 +9,9 @@ from .lens.norms import NormRecorder, TokenNorms
 from .lens.pictures import ImageError, load_image, preprocess
 from .models.architectures import Architecture, architectures
 from .models.conversion import Conversion, convert_to_sima
-from .weights.formats import CheckpointError
 from .weights.loading import load_model
 from .weights.provenance import Provenance, provenance
+from .weights.sentences import CheckpointError
 
 __version__: str
 

@@ -32,5 +32,5 @@ def shown(name: str, length: int = 80) -> str:
 
 
 def as_utf8(name: str) -> str:
-    """A name of a file as text that can be written: what is no UTF-8 becomes question marks."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+    """A name of a file as text that can be written: what is no UTF-8 becomes U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)

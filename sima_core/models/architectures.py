@@ -72,7 +72,8 @@ def translate_names(
         return state_dict  # SimA fuses them, as published; only XCA has a temperature a layer
     split: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
-        if name.startswith("cls_attn_blocks.") and ".qkv." in name and len(tensor) % 3 == 0:
+        fused = name.startswith("cls_attn_blocks.") and ".qkv." in name
+        if fused and tensor.dim() and len(tensor) % 3 == 0:
             for part, of in zip("qkv", tensor.chunk(3), strict=True):
                 split[name.replace(".qkv.", f".{part}.")] = of
         else:

@@ -1,143 +1,133 @@
 """Read every form that weights come in, without running code from it."""
 
-import json
-import subprocess
-import sys
-import tempfile
-import zipfile
+import io
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sima_core.errors import SimaLensError
-from sima_core.weights.provenance import Labels, labels_from, parsed_json
-from sima_core.words import shown as shown  # for the rest of this room
-
-#: Seconds after which reading a pickle is given up.
-UNPICKLE_SECONDS = 120
-
-_UNPICKLE = Path(__file__).with_name("unpickle.py")
-_TRUNCATED = "{} is truncated: its end is missing. Copy or download it again."
-_NO_CHECKPOINT = (
-    "{} is not a checkpoint: expected a .safetensors file or one saved with torch.save."
+from sima_core.sandbox.sandbox import BrokenError, Limits, Sandbox, TooLargeError, TooSlowError
+from sima_core.weights.provenance import Labels, labels_from
+from sima_core.weights.sentences import CheckpointError
+from sima_core.weights.short_json import parsed_json
+from sima_core.weights.tensors import (
+    MAX_HEADER_BYTES,
+    MAX_WEIGHTS_BYTES,
+    NO_CHECKPOINT,
+    NO_WEIGHTS,
+    TRUNCATED,
+    read_header,
 )
 
+#: Seconds after which reading a pickle is given up, beside those that a slow disk needs.
+UNPICKLE_SECONDS = 4.0
+#: Bytes that a slow disk gives in a second.
+SLOW_DISK = 200 * 2**20
+#: Bytes that reading a pickle may take beyond the size of its file.
+UNPICKLE_MEMORY = 2**28
 
-class CheckpointError(SimaLensError, ValueError):
-    """A checkpoint cannot be used; the message says why, and what to do, in one sentence or two."""
+_SANDBOX = Sandbox("sima_core.weights.unpickle")
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_SAVE = "save only the state dict, with torch.save(model.state_dict(), …)."
 
 
 @dataclass(frozen=True)
 class Contents:
     """What a weights file holds."""
 
-    state_dict: dict[str, Tensor]
+    #: The tensors without memory, on the device "meta", to judge names and shapes by.
+    outline: dict[str, Tensor]
+    #: Reads the tensors themselves; while the file is open.
+    load: Callable[[], dict[str, Tensor]]
     architecture: str | None
-    labels: "Labels | None" = None
+    labels: Labels | None = None
 
 
-def read_file(path: Path, shown_as: str) -> Contents:
+def read_file(file: BinaryIO, shown_as: str) -> Contents:
     """Read any supported file without running code from it.
 
     Args:
+        file: a real one, such as `files.open_regular` gives.
         shown_as: what the file is called in sentences.
 
     Raises:
-        CheckpointError: it holds no weights, or damaged ones.
+        CheckpointError: it holds no weights, or damaged ones, or takes too much to read.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        head = file.read(16)
+    head = _part(file, 0, 16)
     if not head:
         raise CheckpointError(f"{shown_as} is empty: copy or download it again.")
-    header_bytes = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and 2 <= header_bytes < 2**32:
-        return _read_safetensors(path, shown_as)
-    if head.startswith(b"PK\x03\x04"):
-        if not zipfile.is_zipfile(path):  # the directory at a zip's end is missing
-            raise CheckpointError(_TRUNCATED.format(shown_as))
-        try:
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-        except zipfile.BadZipFile:
-            raise CheckpointError(_TRUNCATED.format(shown_as)) from None
-        if unpacked > 2 * path.stat().st_size + 2**20:  # torch.save does not compress
-            raise CheckpointError(_NO_CHECKPOINT.format(shown_as))
-    elif not head.startswith(b"\x80"):  # neither zip nor pickle
-        raise CheckpointError(_NO_CHECKPOINT.format(shown_as))
-    return _read_pickle(path, shown_as)
+    if head[8:9] == b"{":
+        return _read_safetensors(file, shown_as)
+    if head.startswith((_ZIP, _PICKLE)):
+        return _read_pickle(file, shown_as)
+    raise CheckpointError(NO_CHECKPOINT.format(shown_as))
 
 
-def _read_safetensors(path: Path, shown_as: str) -> Contents:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            named = labels_from(parsed_json(metadata.get("labels", "")))
-            return Contents(tensors, metadata.get("architecture"), named)
-    except (SafetensorError, OSError):
-        text = _TRUNCATED if _safetensors_cut_off(path) else _NO_CHECKPOINT
-        raise CheckpointError(text.format(shown_as)) from None
+def _part(file: BinaryIO, begin: int, end: int) -> bytes:
+    file.seek(begin)
+    return file.read(end - begin)
 
 
-def _safetensors_cut_off(path: Path) -> bool:
-    """Whether a .safetensors file is shorter than its header says."""
-    content_size = path.stat().st_size - 8
-    with path.open("rb") as file:
-        header_size = int.from_bytes(file.read(8), "little")
-        if header_size > content_size:
-            return True
-        try:
-            header = json.loads(file.read(header_size))
-            ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-            return header_size + max(ends, default=0) > content_size
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            return False  # not a header at all
+def _read_safetensors(file: BinaryIO, shown_as: str) -> Contents:
+    size = os.fstat(file.fileno()).st_size
+    header = read_header(lambda begin, end: _part(file, begin, end), size, shown_as)
+
+    def load() -> dict[str, Tensor]:
+        # Read, not mapped: a mapped file that somebody shortens ends the whole process.
+        data = torch.empty(header.data_bytes, dtype=torch.uint8).numpy().data
+        file.seek(header.data_start)
+        done = 0
+        while done < len(data):
+            count = cast(io.BufferedReader, file).readinto(data[done:])
+            if not count:
+                raise CheckpointError(TRUNCATED.format(shown_as))
+            done += count
+        return header.tensors(data)
+
+    labels = labels_from(parsed_json(header.metadata.get("labels", "")))
+    return Contents(header.outline(), load, header.metadata.get("architecture"), labels)
 
 
-def _read_pickle(path: Path, shown_as: str) -> Contents:
+def _read_pickle(file: BinaryIO, shown_as: str) -> Contents:
     """Read a pickle in a child process, so that hostile bytes can harm nothing but that child."""
-    with tempfile.TemporaryDirectory() as folder:
-        tensors, answer_file = Path(folder, "tensors.safetensors"), Path(folder, "answer.json")
-        size = path.stat().st_size
-        most_weights = 2 * size + 2**20  # two names may share one tensor
-        most_memory = 4 * size + 8 * 2**30  # torch maps several GiB that it never touches
-        arguments = (path, tensors, answer_file, most_weights, most_memory)
-        try:
-            subprocess.run(
-                [sys.executable, str(_UNPICKLE), *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=UNPICKLE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise CheckpointError(_NO_CHECKPOINT.format(shown_as)) from None
-        answer = json.loads(answer_file.read_text("utf-8")) if answer_file.exists() else {}
-        if "architecture" in answer:
-            contents = _read_safetensors(tensors, shown_as)
-            return Contents(contents.state_dict, answer["architecture"])
-    kind, _, detail = answer.get("error", "not a checkpoint").partition(": ")
+    size = os.fstat(file.fileno()).st_size
+    most = min(size + 2**26, MAX_WEIGHTS_BYTES)  # two names may share one tensor
+    seconds = UNPICKLE_SECONDS + min(size, MAX_WEIGHTS_BYTES) / SLOW_DISK
+    limits = Limits(seconds, size + UNPICKLE_MEMORY, most + MAX_HEADER_BYTES)
+    try:
+        found = _SANDBOX.run("sima_core.weights.unpickle:convert", file, limits, max_bytes=most)
+    except TooSlowError:
+        raise CheckpointError(f"{shown_as} takes too long to read: {_SAVE}") from None
+    except TooLargeError:
+        raise CheckpointError(f"{shown_as} takes too much memory to read: {_SAVE}") from None
+    except BrokenError:
+        raise CheckpointError(NO_CHECKPOINT.format(shown_as)) from None
+    finally:
+        file.seek(0, os.SEEK_END)  # the child moved the place in the file, which is shared
+    if "architecture" in found.answer:
+        data = found.data
+        header = read_header(lambda begin, end: bytes(data[begin:end]), len(data), shown_as)
+        return Contents(
+            header.outline(),
+            lambda: header.tensors(data[header.data_start :]),
+            found.answer["architecture"],
+        )
     messages = {
         "code": (
-            f"{shown_as} holds code ({detail}), which is never run: "
-            "save only the state dict, with torch.save(model.state_dict(), …)."
+            f"{shown_as} holds code ({found.answer['detail'][:40]}), which is never run: {_SAVE}"
         ),
-        "truncated": _TRUNCATED.format(shown_as),
+        "truncated": TRUNCATED.format(shown_as),
         "torchscript": (
             f"{shown_as} is a TorchScript program, not weights: save the state dict instead."
         ),
-        "no weights": (
-            f"{shown_as} holds no weights: expected parameter names with tensors, "
-            "or a dict that has them under 'model'."
-        ),
-        "not a checkpoint": _NO_CHECKPOINT.format(shown_as),
+        "no weights": NO_WEIGHTS.format(shown_as),
+        "not a checkpoint": NO_CHECKPOINT.format(shown_as),
     }
-    raise CheckpointError(messages[kind])
+    raise CheckpointError(messages[found.answer["error"]])
 
 
 def without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,14 +136,3 @@ def without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state_dict):
             state_dict = {name.removeprefix(prefix): t for name, t in state_dict.items()}
     return state_dict
-
-
-def first_names(names: list[str], count: int = 3) -> str:
-    """The first few names, and how many more there are; fit for a sentence."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(map(shown, names[:count])) + more
-
-
-def shape_in_words(size: torch.Size) -> str:
-    """Such as ``128×3``, or that it is a single number."""
-    return "×".join(map(str, size)) if size else "a single number"

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from sima_core.models.architectures import ARCHITECTURES, parameter_shapes
-from sima_core.weights.formats import CheckpointError, first_names, shape_in_words, shown
+from sima_core.weights.provenance import MAX_CLASSES
+from sima_core.weights.sentences import CheckpointError, first_names, shape_in_words
+from sima_core.words import SHOWN, shown
 
-#: More classes than any public data set has; a larger head is a broken or hostile file.
-MAX_CLASSES = 100_000
+#: The longest name that the nearest architectures are looked up for; ours have 30 characters.
+MAX_NAME = 100
 
 #: What weights without a name may be: of architectures that share their shapes, only the first.
 _GUESSED = [
@@ -33,19 +35,19 @@ def require_registered(name: str, shown_as: str | None = None) -> None:
     if name in ARCHITECTURES:
         return
     says = f"{shown_as} says that it holds" if shown_as else "There is no architecture"
-    if timm.is_model(name):
+    if len(name) <= MAX_NAME and timm.is_model(name):
         raise CheckpointError(
-            f"{says} {shown(name)!r}, which is not an architecture of SimA Lens: "
+            f"{says} {shown(name, SHOWN)!r}, which is not an architecture of SimA Lens: "
             "`python -m sima_core models` lists those."
         )
-    nearest = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:MAX_NAME], ARCHITECTURES, n=3, cutoff=0.5)
     hint = (
         f"Did you mean {' or '.join(nearest)}?"
         if nearest
         else ("`python -m sima_core models` lists them all.")
     )
     unknown = ", which is not registered" if shown_as else ""
-    raise CheckpointError(f"{says} {shown(name)!r}{unknown}. {hint}")
+    raise CheckpointError(f"{says} {shown(name, SHOWN)!r}{unknown}. {hint}")
 
 
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
@@ -76,7 +78,7 @@ def architecture_of(state_dict: dict[str, Tensor], named: str | None, shown_as: 
         fitting = [n for n in _GUESSED if _agreement(shapes, n) == 1.0]
         name = wrong[0]
         is_, should = shape_in_words(shapes[name]), shape_in_words(expected[name])
-        detail = f"{shown(name)} is {is_} and should be {should}."
+        detail = f"{shown(name, SHOWN)} is {is_} and should be {should}."
         hint = f"They are those of {fitting[0]}." if fitting else detail
         raise CheckpointError(f"The shapes in {shown_as} are not those of {named}. {hint}")
     missing = [n for n in expected if n not in shapes and not n.endswith("num_batches_tracked")]

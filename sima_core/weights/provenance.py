@@ -1,6 +1,5 @@
 """Where a model's weights come from, and what its classes mean."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,16 @@ from timm.data import ImageNetInfo
 from torch import nn
 
 from sima_core.errors import InputError
+from sima_core.files import open_regular
+from sima_core.weights.short_json import MAX_JSON_BYTES, parsed_json
+from sima_core.words import plain
 
-#: The largest config.json or labels.json that is read, in bytes.
-MAX_JSON_BYTES = 4 * 2**20
+#: More classes than any public data set has; a larger head is a broken or hostile file.
+MAX_CLASSES = 100_000
+#: Characters of the longest name of a class that is kept whole.
+MAX_CLASS_NAME = 100
+#: The most data sets that a label set is named after.
+MAX_SOURCES = 3
 
 
 @dataclass(frozen=True)
@@ -65,17 +71,24 @@ def provenance(model: nn.Module) -> Provenance:
 def labels_from(value: object) -> Labels | None:
     """Class names from a list of strings or of ``{"id": …, "name": …}``; None if it is neither.
 
-    An id tells the source: a WordNet id is ImageNet's, ``caltech101/ant`` is of caltech101.
+    An id tells the source: a WordNet id is ImageNet's, ``caltech101/ant`` is of caltech101. Names
+    and ids are cut where they are long, and hold no control characters.
     """
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_CLASSES:
         return None
-    names = [v.get("name") if isinstance(v, dict) else v for v in value]
-    if not all(isinstance(name, str) for name in names):
+    given = [v.get("name") if isinstance(v, dict) else v for v in value]
+    names = [_short(name) for name in given if isinstance(name, str)]
+    if len(names) < len(given):
         return None
-    ids = [str(v.get("id", "")) for v in value if isinstance(v, dict)]
+    keys = [v.get("id") for v in value if isinstance(v, dict)]
+    ids = [_short(str(key)) if isinstance(key, str | int) else "" for key in keys]
     sources = {"ImageNet" for i in ids if re.fullmatch(r"n\d{8}", i)}
     sources |= {i.split("/")[0] for i in ids if "/" in i}
-    return Labels(tuple(map(str, names)), tuple(sorted(sources)), tuple(ids))
+    return Labels(tuple(names), tuple(sorted(sources)[:MAX_SOURCES]), tuple(ids))
+
+
+def _short(text: str) -> str:
+    return plain(text, MAX_CLASS_NAME)
 
 
 def read_labels(path: Path) -> Labels | None:
@@ -86,17 +99,9 @@ def read_labels(path: Path) -> Labels | None:
 def read_json(path: Path) -> object:
     """What a JSON file of bearable size holds; None if it cannot be read."""
     try:
-        small = path.stat().st_size <= MAX_JSON_BYTES
-        return parsed_json(path.read_text(encoding="utf-8")) if small else None
-    except (OSError, ValueError):
-        return None
-
-
-def parsed_json(text: str) -> object:
-    """What a JSON text of bearable size says; None if it is none."""
-    try:
-        return json.loads(text) if len(text) <= MAX_JSON_BYTES else None
-    except (ValueError, RecursionError):
+        with open_regular(path) as file:
+            return parsed_json(file.read(MAX_JSON_BYTES + 1))
+    except OSError:
         return None
 
 

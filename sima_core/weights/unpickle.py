@@ -1,59 +1,139 @@
-"""Turn a pickled checkpoint into safetensors, as a program of its own.
+"""Turn a pickled checkpoint into safetensors: the task of a sandbox.
 
 ``torch.load(weights_only=True)`` runs no code from a file, but hostile bytes can still crash the
-interpreter, exhaust its memory or keep it busy for ever. So `sima_core.weights.formats` runs this
-file in a child process with limits, and reads only the safetensors and the JSON that it leaves:
-
-    python unpickle.py CHECKPOINT OUT.safetensors OUT.json MAX_BYTES MEMORY_BYTES
-
-The JSON holds ``architecture`` (from a training script's arguments, or null) or ``error``, one of
-"code: NAME", "truncated", "torchscript", "no weights" and "not a checkpoint". This file imports
-nothing of sima_core, so that it starts quickly.
+interpreter, exhaust its memory or keep it busy for ever. So `sima_core.weights.formats` has
+`convert` called in a child process with limits (`sima_core.sandbox`), and reads only its results.
+Of sima_core only what is small is imported here, so that the child is small too.
 """
 
 import argparse
-import json
+import os
 import pickle
 import re
-import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-try:
-    import resource
-except ImportError:  # not on Windows; the time limit stands alone there
-    resource = None  # type: ignore[assignment]
+from sima_core.weights import tensors
+
+#: The one class beside tensors and plain containers that is made from a pickle: scripts' arguments.
+ALLOWED_CLASSES = (argparse.Namespace,)
+#: The most tensors, optimizers' included, and the longest pickle in a zip, in bytes.
+MAX_ENTRIES, MAX_PICKLE_BYTES = 20_000, 32 * 2**20
+
+_ALLOCATION_FAILED = ("allocate memory", "bad_alloc", "ENOMEM", "not enough memory")
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], str | None] | str:
-    """Parameters by name and the architecture's name, or the reason why there are none."""
+class UnusableError(Exception):
+    """There are no weights; says of which kind the reason is, and a name from the file."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.detail = detail
+
+
+def convert(source: BinaryIO, out: BinaryIO, max_bytes: int) -> dict[str, str | None]:
+    """Write the weights in `source` to `out`, as safetensors.
+
+    Args:
+        max_bytes: the most weights that are written.
+
+    Returns:
+        ``architecture``, from a training script's arguments, or None; or ``error``, one of "code",
+        "truncated", "torchscript", "no weights" and "not a checkpoint", and ``detail``.
+
+    Raises:
+        MemoryError: there is less than it takes.
+    """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict, architecture = weights_in(read(source))
+        if sum(t.numel() * t.element_size() for t in state_dict.values()) > max_bytes:
+            raise UnusableError("no weights")  # a tensor can claim any size by repeating one number
+    except UnusableError as error:
+        return {"error": error.kind, "detail": error.detail}
+    tensors.write(state_dict, out)
+    return {"architecture": architecture}
+
+
+def read(source: BinaryIO) -> object:
+    """What torch.save wrote.
+
+    Raises:
+        UnusableError: it cannot be read without running code, or not at all.
+        MemoryError: there is less than it takes.
+    """
+    source.seek(0)
+    zipped = source.read(4) == b"PK\x03\x04"
+    if zipped:
+        _require_plain_zip(source)
+    source.seek(0)
+    # By its own name a zip can be mapped, so that only what is used of it takes memory.
+    name = Path("/proc/self/fd", str(source.fileno()))
+    mapped = zipped and name.exists()
+    try:
+        with torch.serialization.safe_globals(list(ALLOWED_CLASSES)):
+            return torch.load(
+                name if mapped else source, map_location="cpu", weights_only=True, mmap=mapped
+            )
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        return f"code: {code[1]}" if code else "not a checkpoint"
+        if code:
+            raise UnusableError("code", code[1][:100]) from None
+        raise UnusableError("not a checkpoint") from None
+    except MemoryError:
+        raise
     except (EOFError, OSError):
-        return "truncated"
+        raise UnusableError("truncated") from None
     except RuntimeError as error:
-        if "TorchScript" in str(error):
-            return "torchscript"
-        cut_off = any(word in str(error) for word in ("PytorchStreamReader", "unexpected"))
-        return "truncated" if cut_off else "not a checkpoint"
+        raise _explained(str(error)) from None
     except Exception:  # damaged bytes can fail anywhere inside the unpickler
-        return "not a checkpoint"
-    return weights_in(loaded)
+        raise UnusableError("not a checkpoint") from None
 
 
-def weights_in(loaded: object) -> tuple[dict[str, Tensor], str | None] | str:
-    """The weights in what torch.save wrote: a training script's dict, or the weights alone."""
+def _explained(said: str) -> Exception:
+    """What torch's own words mean."""
+    if any(words in said for words in _ALLOCATION_FAILED):
+        return MemoryError()
+    if "TorchScript" in said:
+        return UnusableError("torchscript")
+    cut_off = any(word in said for word in ("PytorchStreamReader", "unexpected"))
+    return UnusableError("truncated" if cut_off else "not a checkpoint")
+
+
+def _require_plain_zip(source: BinaryIO) -> None:
+    """Refuse what torch.save does not write: packed or endless entries, or more than the file."""
+    if not zipfile.is_zipfile(source):  # the directory at a zip's end is missing
+        raise UnusableError("truncated")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile:
+        raise UnusableError("truncated") from None
+    if any(e.filename.endswith("/constants.pkl") for e in entries):
+        raise UnusableError("torchscript")
+    pickles = [e.file_size for e in entries if e.filename.endswith(".pkl")]
+    if (
+        len(entries) > MAX_ENTRIES
+        or max(pickles, default=0) > MAX_PICKLE_BYTES
+        or any(e.compress_type != zipfile.ZIP_STORED for e in entries)
+        or sum(e.file_size for e in entries) > os.fstat(source.fileno()).st_size
+    ):
+        raise UnusableError("not a checkpoint")
+
+
+def weights_in(loaded: object) -> tuple[dict[str, Tensor], str | None]:
+    """The weights in what torch.save wrote: a training script's dict, or the weights alone.
+
+    Raises:
+        UnusableError: it holds none.
+    """
     if not isinstance(loaded, Mapping):
-        return "no weights"
+        raise UnusableError("no weights")
     args = loaded.get("args")
     architecture = getattr(args, "model", None) if isinstance(args, argparse.Namespace) else None
     weights: object = loaded
@@ -62,35 +142,8 @@ def weights_in(loaded: object) -> tuple[dict[str, Tensor], str | None] | str:
             weights = loaded[key]
             break
     state_dict = dict(cast(Mapping[Any, Any], weights))
-    if not state_dict or not all(
-        isinstance(name, str) and isinstance(t, Tensor) and t.layout == torch.strided
-        for name, t in state_dict.items()
+    if not 0 < len(state_dict) <= tensors.MAX_TENSORS or not all(
+        tensors.fits(name, value) for name, value in state_dict.items()
     ):
-        return "no weights"
-    return state_dict, architecture if isinstance(architecture, str) else None
-
-
-def main(
-    source: str, tensors_file: str, answer_file: str, max_bytes: str, memory_bytes: str
-) -> None:
-    """Convert `source`; see the module's documentation."""
-    if resource:
-        resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
-    found = read(Path(source))
-    if not isinstance(found, str):
-        state_dict, architecture = found
-        if sum(t.numel() * t.element_size() for t in state_dict.values()) > int(max_bytes):
-            found = "no weights"  # a tensor can claim any size by repeating one number
-        else:
-            # safetensors stores each tensor on its own, so shared memory is taken apart.
-            save_file(
-                {k: t.detach().clone().contiguous() for k, t in state_dict.items()}, tensors_file
-            )
-            answer = {"architecture": architecture}
-    if isinstance(found, str):
-        answer = {"error": found}
-    Path(answer_file).write_text(json.dumps(answer), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        raise UnusableError("no weights")
+    return state_dict, architecture[:200] if isinstance(architecture, str) else None

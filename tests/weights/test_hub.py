@@ -4,14 +4,18 @@ import hashlib
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save as safetensors_bytes
 
-from sima_core.weights.loading import load_best, load_model
+from sima_core.weights.loading import load_best, load_file, load_from_hub, load_model
 from sima_core.weights.provenance import provenance
+from sima_core.weights.sentences import CheckpointError
 from tests.weights.support import error, saved_bytes
 
 
@@ -19,6 +23,14 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes]
     authorization: list[str | None]
     repo = "owner/nano"
+    #: Sizes that the list of files gives, where they are not the true ones.
+    said: dict[str, int]
+    #: Bytes sent at once, and the seconds between.
+    step, pause = 2**30, 0.0
+
+    @property
+    def resolved(self) -> str:
+        return f"/{self.repo}/resolve/main/"
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -30,13 +42,14 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
         self.authorization.append(self.headers.get("authorization"))
         path = self.path.split("?")[0]
         if path == f"/api/models/{self.repo}":
-            siblings = [{"rfilename": n, "size": len(c)} for n, c in self.files.items()]
+            sizes = {name: len(content) for name, content in self.files.items()} | self.said
+            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
             info = {"id": self.repo, "modelId": self.repo, "sha": "0" * 40}
             content = json.dumps(
                 {**info, "siblings": siblings, "tags": [], "private": False}
             ).encode()
-        elif path.startswith(f"/{self.repo}/resolve/") and path.split("/")[-1] in self.files:
-            content = self.files[path.split("/")[-1]]
+        elif path.startswith(self.resolved) and path.removeprefix(self.resolved) in self.files:
+            content = self.files[path.removeprefix(self.resolved)]
         else:
             self.send_response(404)
             self.send_header("X-Error-Code", "RepoNotFound")
@@ -48,8 +61,10 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", "0" * 40)
         self.end_headers()
-        if body:
-            self.wfile.write(content)
+        with suppress(ConnectionError):
+            for i in range(0, len(content) if body else 0, self.step):
+                self.wfile.write(content[i : i + self.step])
+                time.sleep(self.pause if self.step < len(content) else 0)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -59,7 +74,7 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
 def hub(monkeypatch) -> Iterator[type[FakeHub]]:
     from huggingface_hub import constants
 
-    handler = type("Handler", (FakeHub,), {"files": {}, "authorization": []})
+    handler = type("Handler", (FakeHub,), {"files": {}, "authorization": [], "said": {}})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -115,6 +130,54 @@ def test_hub_errors(hub, monkeypatch):
     monkeypatch.setattr("sima_core.weights.hub.MAX_HUB_BYTES", 2**20)
     hub.files = {"model.safetensors": b"\0" * (2**20 + 1)}
     assert "at most 1 MiB" in error("hf-hub:owner/nano")
+
+
+NO_IDS = [
+    *("", "/", "a/b/c", "../owner", "owner/../nano", "owner/nano?x=1", "owner/nano#x", "a" * 201),
+    *("owner/" + "x" * 10**6, "owner/na\0no", "owner/\x1b[2J", "owner/nano\n", "owner/na no"),
+    *("http://example.org/a", "owner/ñ", "/etc/passwd", "owner/.hidden"),
+]
+
+
+@pytest.mark.parametrize("repo_id", NO_IDS, ids=range(len(NO_IDS)))
+def test_ids_that_name_no_repository_are_not_asked_for(repo_id, hub):
+    assert "no public model" in error(f"hf-hub:{repo_id}")
+    assert not hub.authorization, "a request was made"
+
+
+def test_files_elsewhere_are_not_written(hub, published, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path)
+    hub.files = {"../../../up.pth": saved_bytes(published["model"])}
+    error("hf-hub:owner/nano")
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+
+
+def test_more_bytes_than_the_list_says_are_not_taken(hub):
+    hub.files, hub.said = {"model.safetensors": b"\0" * 10**6}, {"model.safetensors": 10**4}
+    assert "larger than its list says" in error("hf-hub:owner/nano")
+
+
+def test_a_download_has_a_limit_of_time(hub, monkeypatch):
+    monkeypatch.setattr("sima_core.weights.hub.FETCH_SECONDS", 0.5)
+    hub.files, hub.step, hub.pause = {"model.safetensors": b"\0" * 500}, 1, 0.02
+    started = time.monotonic()
+    assert "to download" in error("hf-hub:owner/nano")
+    assert time.monotonic() - started < 8  # all of it takes ten seconds
+
+
+def test_a_file_is_no_repository_and_a_repository_no_file(hub, published, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("owner").mkdir()
+    torch.save(published, "owner/local.pth")
+    with pytest.raises(CheckpointError, match="no public model"):
+        load_from_hub("owner/local.pth")
+    with pytest.raises(CheckpointError, match="no file"):
+        load_file(Path("hf-hub:owner/nano"))
+    with pytest.raises(CheckpointError, match="no file"):
+        load_file(Path("sima_nano_12_p16"))
+    assert provenance(load_file(Path("owner/local.pth"))).trained
 
 
 def test_hub_out_of_reach(monkeypatch):

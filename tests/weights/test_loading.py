@@ -73,7 +73,7 @@ def test_class_names_in_the_weights_own_metadata(published, tmp_path, labels, be
 
 
 def test_labels_that_are_no_json_are_ignored(published, tmp_path):
-    for labels in ("[1, ", "[" * 100_000, "x" * 50_000_000):
+    for labels in ("[1, ", "[" * 50_000, "x" * 2_000_000):
         save_file(published["model"], tmp_path / "a.safetensors", {"labels": labels})
         assert provenance(load_model(tmp_path / "a.safetensors")).labels[3] == "class 3"
 

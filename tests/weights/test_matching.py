@@ -68,4 +68,5 @@ def test_names_from_a_file_are_shown_plainly(published, tmp_path):
 
 
 def test_absurd_names():
-    assert "cannot be read" in error("x" * 3000)
+    assert "no architecture" in error("x" * 3000)
+    assert "no file" in error("x\0y.pth")
