@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.mutation.known import KNOWN
 from tests.mutation.points import Point, draw, find_points, modules_of
 from tests.mutation.running import Tree, Verdict, stages_for
-from tests.mutation.tracing import TracedTest, Suite, record
+from tests.mutation.tracing import Suite, TracedTest, record
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "out" / "mutation"
