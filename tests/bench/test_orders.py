@@ -37,6 +37,11 @@ def test_each_kind_of_layer_is_timed_as_it_multiplies(monkeypatch):
     assert found.intermediate_bytes("qk_first") == 8 * found.num_heads * found.num_tokens**2
 
 
+def test_pictures_of_other_sides_than_the_patchs_multiples_are_refused(model):
+    with pytest.raises(ValueError, match="multiples of the patch"):
+        next(compare_orders(model, torch.randn(1, 3, 64, 72)))
+
+
 def test_sweeps():
     [point] = sweep("dim", seconds=0.01, sizes=[8], num_tokens=20)
     assert (point.num_tokens, point.head_dim) == (20, 8)
