@@ -36,7 +36,7 @@ class Tree:
 
     def __init__(self, checkout: Path, folder: Path) -> None:
         self.root, self._cache, self._scratch = folder / "tree", folder / "cache", folder / "tmp"
-        left = shutil.ignore_patterns(".*", "__pycache__", "out", "dist", "shared", "*.egg-info")
+        left = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "out", "dist")
         shutil.copytree(checkout, self.root, ignore=left)
         self._kept = self._cache.with_name("kept-cache")
         self._kept.mkdir()
