@@ -21,7 +21,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.mutation.known import KNOWN
@@ -34,21 +34,25 @@ KEPT = ROOT / "out" / "mutation"
 #: Survivors that change nothing that anyone could see, each with the reason.
 ACCEPTED = Path(__file__).with_name("accepted.toml")
 LEAST_CAUGHT = 0.95
+#: Files of tests that are run together to see what they run; an interrupted run keeps those before.
+FILES_AT_ONCE = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     options = _options().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
-        trees = [Tree(ROOT, Path(folder, str(number))) for number in range(options.workers)]
-        try:
-            points = _known() if options.known else _sample(options)
-        except LookupError as error:
-            print(error.args[0])
-            return 1
+    try:
+        points = _known() if options.known else _sample(options)
+    except LookupError as error:
+        print(error.args[0])
+        return 1
+    journal = _Journal(KEPT / "journal.jsonl", options.fresh)
+    survived = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="mutation-") as folder,
+        _Trees(Path(folder), options.workers) as trees,
+    ):
         tests = _traced(trees)
-        journal = _Journal(KEPT / "journal.jsonl", options.fresh)
-        survived = {}
         for name, point, verdict in _verdicts(points, trees, tests, journal, options.seconds):
             reason = _accepted(point)
             outcome = f"caught by {verdict.caught_by}"
@@ -87,58 +91,74 @@ def _known() -> dict[str, Point]:
     return {known.name: known.point(ROOT) for known in KNOWN}
 
 
-def _traced(trees: list[Tree]) -> list[TracedTest]:
+def _traced(trees: "_Trees") -> list[TracedTest]:
     """All tests that pass, and what they run; those that are not known so far are run now."""
-    tests = Suite(KEPT / "tests.json")
-    stale = tests.stale(trees[0].root)
+    suite = Suite(KEPT / "tests.json")
+    stale = suite.stale(ROOT)
     if stale:
         print(f"noting what the tests run: {len(stale)} files of tests", flush=True)
 
-    def trace(tree: Tree, files: list[str]) -> None:
-        found = record(tree.root, files, tree.environment(), tree.root.parent / "found.json")
-        tests.learn(tree.root, found, files)
-
-    with ThreadPoolExecutor(len(trees)) as pool:
-        shares = [stale[number :: len(trees)] for number in range(len(trees))]
-        list(pool.map(lambda tree, share: share and trace(tree, share), trees, shares))
-    for tree in trees:
-        if stale:
+    def trace(files: list[str]) -> None:
+        with trees.one() as tree:
+            found = record(tree.root, files, tree.environment(), tree.root.parent / "found.json")
+            suite.learn(tree.root, found, files)
             tree.keep_cache()
-    return tests.tests()
+
+    parts = [stale[start : start + FILES_AT_ONCE] for start in range(0, len(stale), FILES_AT_ONCE)]
+    list(trees.pool.map(trace, parts))
+    return suite.tests()
 
 
 def _verdicts(
     points: dict[str, Point],
-    trees: list[Tree],
+    trees: "_Trees",
     tests: list[TracedTest],
     journal: "_Journal",
     seconds: float,
 ) -> Iterator[tuple[str, Point, Verdict]]:
     """What becomes of each mutant, as it is known: from the journal at once, others in parallel."""
-    free: queue.SimpleQueue[Tree] = queue.SimpleQueue()
-    for tree in trees:
-        free.put(tree)
 
     def judge(point: Point) -> Verdict:
-        tree = free.get()
-        try:
-            source = (ROOT / point.module).read_bytes()
-            stages = stages_for(point, tests, seconds)
+        stages = stages_for(point, tests, seconds)
+        with trees.one() as tree:
+            source = (tree.root / point.module).read_bytes()
             return tree.verdict(point.module, point.applied(source), stages)
-        finally:
-            free.put(tree)
 
-    with ThreadPoolExecutor(len(trees)) as pool:
-        running = {}
-        for name, point in points.items():
-            if found := journal.get(point):
-                yield name, point, found
-            else:
-                running[pool.submit(judge, point)] = name
-        for done in as_completed(running):
-            name = running[done]
-            journal.add(points[name], done.result())
-            yield name, points[name], done.result()
+    running = {}
+    for name, point in points.items():
+        if found := journal.get(point):
+            yield name, point, found
+        else:
+            running[trees.pool.submit(judge, point)] = name
+    for done in as_completed(running):
+        name = running[done]
+        journal.add(points[name], done.result())
+        yield name, points[name], done.result()
+
+
+class _Trees:
+    """Copies of the checkout, and a thread for each; what waits is dropped at the end."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.pool = ThreadPoolExecutor(count)
+        self._free: queue.SimpleQueue[Tree] = queue.SimpleQueue()
+        for number in range(count):
+            self._free.put(Tree(ROOT, folder / str(number), KEPT / "cache"))
+
+    def __enter__(self) -> "_Trees":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def one(self) -> Iterator[Tree]:
+        """A copy that nobody else works in."""
+        tree = self._free.get()
+        try:
+            yield tree
+        finally:
+            self._free.put(tree)
 
 
 class _Journal:

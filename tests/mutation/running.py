@@ -34,21 +34,19 @@ class Verdict:
 class Tree:
     """A copy of a checkout to break; its files are its own, so that the real ones stay whole."""
 
-    def __init__(self, checkout: Path, folder: Path) -> None:
+    def __init__(self, checkout: Path, folder: Path, kept: Path) -> None:
         self.root, self._cache, self._scratch = folder / "tree", folder / "cache", folder / "tmp"
+        #: What an unbroken run left in the cache, such as the compiled kernel.
+        self._kept = kept
         left = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", "out", "dist")
         shutil.copytree(checkout, self.root, ignore=left)
-        self._kept = self._cache.with_name("kept-cache")
-        self._kept.mkdir()
 
     def environment(self) -> dict[str, str]:
-        """For a run of tests: one thread, no network of the Hub, nothing shared with the user.
-
-        What an unbroken run has left in the cache, such as the compiled kernel, is there again.
-        """
+        """For a run of tests: one thread, no network of the Hub, nothing shared with the user."""
         for folder in (self._cache, self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self._kept, self._cache)
+        if self._kept.exists():
+            shutil.copytree(self._kept, self._cache)
         self._scratch.mkdir()
         return {
             **os.environ,
@@ -60,9 +58,10 @@ class Tree:
         }
 
     def keep_cache(self) -> None:
-        """Let what lies in the cache now be there in every later run."""
-        shutil.rmtree(self._kept)
-        shutil.copytree(self._cache, self._kept)
+        """Let what lies in the cache now, after a run without a bug, be there in later runs."""
+        if self._cache.exists() and not self._kept.exists():
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(self._cache, self._kept, dirs_exist_ok=True)
 
     @contextlib.contextmanager
     def changed(self, module: str, source: bytes) -> Iterator[None]:

@@ -60,7 +60,7 @@ def test_a_bug_is_caught_where_a_test_notices_it(tmp_path, checked, caught):
     (checkout / "tests" / "test_toy.py").write_text(test)
     bug = next(p for p in find_points("toy.py", TOY.encode()) if "min(values)" in p.after)
     tests = [TracedTest("tests/test_toy.py::test_largest", 0.1, frozenset({"toy.py:largest"}))]
-    tree = Tree(checkout, tmp_path / "copy")
+    tree = Tree(checkout, tmp_path / "copy", tmp_path / "kept")
     assert not tree.verdict("toy.py", TOY.encode(), [tests]).caught_by  # no bug, nothing found
     found = tree.verdict("toy.py", bug.applied(TOY.encode()), [tests])
     assert found.caught_by == ("tests/test_toy.py::test_largest" if caught else "")

@@ -88,7 +88,7 @@ class Suite:
     """The tests of a tree; what is known is kept in a JSON file."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._file, self._lock = file, threading.Lock()
         self._known: dict[str, dict] = json.loads(file.read_text()) if file.exists() else {}
 
     def tests(self) -> list[TracedTest]:
@@ -117,6 +117,10 @@ class Suite:
     def learn(self, root: Path, found: dict[str, dict], files: Sequence[str]) -> None:
         """Take in what `Recorder` found in `files`, and write it down."""
         digests = _digests(root)
+        with self._lock:
+            self._learn(digests, found, files)
+
+    def _learn(self, digests: dict[str, str], found: dict[str, dict], files: Sequence[str]) -> None:
         for file in files:
             tests = {name: of for name, of in found.items() if name.startswith(f"{file}::")}
             ran = {run.partition(":")[0] for of in tests.values() for run in of["runs"]}
