@@ -42,7 +42,7 @@ class Tree:
         shutil.copytree(checkout, self.root, ignore=left)
 
     def environment(self) -> dict[str, str]:
-        """For a run of tests: one thread, no network of the Hub, nothing shared with the user."""
+        """For a run of tests: one thread, nothing shared with the user."""
         for folder in (self._cache, self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
         if self._kept.exists():
@@ -52,7 +52,6 @@ class Tree:
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",  # a mutant may be as old and as long as the original
-            "HF_HUB_OFFLINE": "1",
             "XDG_CACHE_HOME": str(self._cache),
             "TMPDIR": str(self._scratch),
         }

@@ -71,10 +71,11 @@ class Recorder:
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> None:
         code = frame.f_code
-        if code.co_filename.startswith(self._prefixes):
+        file = code.co_filename
+        if file.startswith(self._prefixes) and file.endswith(".py"):  # templates run as code too
             function = code.co_qualname.replace(".<locals>", "")
             named = ".".join(part for part in function.split(".") if not part.startswith("<"))
-            self._runs[self._current].add(f"{code.co_filename[self._skip :]}:{named}")
+            self._runs[self._current].add(f"{file[self._skip :]}:{named}")
 
     def found(self) -> dict[str, dict[str, object]]:
         """What is known of the tests that passed, by name."""
