@@ -9,7 +9,7 @@ from sima_core import load_model
 from sima_core.attention import operation as attention
 from sima_core.attention.modules import SimAttention
 from sima_core.bench.orders import compare_orders
-from sima_core.bench.sweeps import sweep
+from sima_core.bench.sweeps import require_device, sweep
 from sima_core.machine import require_memory
 
 
@@ -48,6 +48,12 @@ def test_sweeps():
     assert len(point.timings.measurements) == 6
     with pytest.raises(ValueError, match="sweep must be one of"):
         next(sweep("heads"))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    require_device("cpu")
+    with pytest.raises(ValueError, match="no device 'abacus': choose cpu"):
+        require_device("abacus")
 
 
 def test_memory_is_checked_before_any_work():

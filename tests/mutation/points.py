@@ -77,9 +77,14 @@ class Point:
 
     @property
     def room(self) -> str:
-        """The folder of `sima_core` that the module lies in; its own name if it lies in none."""
-        folders = Path(self.module).parts[1:-1]
-        return folders[0] if folders else Path(self.module).stem
+        """The folder of `tests` that mirrors the module: a room of `sima_core`, or ``app``.
+
+        A module that lies in no room is one by itself.
+        """
+        package, *inner = Path(self.module).parts
+        if package == "app":
+            return package
+        return inner[0] if len(inner) > 1 else Path(self.module).stem
 
     def applied(self, source: bytes) -> bytes:
         """The module with the bug in it."""
