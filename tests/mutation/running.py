@@ -1,4 +1,4 @@
-"""Run tests on mutants: each in a copy of the tree, with a cache, a home and limits of its own."""
+"""Run tests on mutants: each in a copy of the tree, with a cache and limits of its own."""
 
 import contextlib
 import os
@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.mutation.points import Point
 from tests.mutation.tracing import PYTEST, TracedTest
@@ -90,30 +92,31 @@ class Tree:
             return ""
         names = [test.name for test in tests]
         command = [sys.executable, "-m", "pytest", "-x", "-rfE", *PYTEST, *names]
-        process = subprocess.Popen(
-            command,
-            cwd=self.root,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that whatever it starts can be ended with it
-            preexec_fn=_limit,
-        )
         limit = _LEAST_SECONDS + _TIMES * sum(test.seconds for test in tests)
-        try:
-            printed, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            return f"the clock, after {limit:.0f} s"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        if process.returncode == 0:
+        environment, printed = self.environment(), self._scratch / "printed"
+        with printed.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=environment,
+                stdout=out,  # a file: a pipe is not at its end while a grandchild holds it
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that whatever it starts can be ended with it
+                preexec_fn=_limit,
+            )
+            try:
+                status = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                return f"the clock, after {limit:.0f} s"
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return ""
-        failed = (line.split()[1] for line in printed.splitlines() if _names_failure(line))
-        return next(failed, f"pytest's exit status {process.returncode}")
+        lines = printed.read_text("utf-8", errors="replace").splitlines()
+        failed = (line.split()[1] for line in lines if _names_failure(line))
+        return next(failed, f"pytest's exit status {status}")
 
 
 def _names_failure(line: str) -> bool:
