@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sima_core.defaults import OPACITY
 from sima_core.lens.heatmaps import COLORMAPS, colorize, heatmap, overlay
 
 
@@ -54,6 +55,13 @@ def test_overlay(photo):
     np.testing.assert_allclose(
         half, (np.asarray(photo, float) + np.asarray(alone, float)) / 2, atol=0.5
     )
+
+
+def test_the_first_colours_on_offer_are_taken_where_none_are_named(photo):
+    h = heatmap(np.arange(12).reshape(3, 4))
+    named = overlay(photo, h, "inferno", OPACITY)
+    np.testing.assert_array_equal(np.asarray(overlay(photo, h)), np.asarray(named))
+    np.testing.assert_array_equal(colorize(h.values), colorize(h.values, "inferno"))
 
 
 def test_bad_options_are_explained():
