@@ -53,6 +53,30 @@ def test_blocks_of_rows_give_the_same_result(monkeypatch):
     monkeypatch.setattr(attention, "WEIGHTS_BUDGET", 2 * 4 * 100 * 4 * 7)  # seven rows at a time
     torch.testing.assert_close(sima_attention(qkv, 4, "qk_first"), whole)
 
+    monkeypatch.setattr(attention, "WEIGHTS_BUDGET", 1)  # not even one
+    torch.testing.assert_close(sima_attention(qkv, 4, "qk_first"), whole)
+
+
+def test_blocks_are_as_large_as_the_budget_allows(monkeypatch):
+    sizes = []
+
+    def split(tensor, rows, dim):
+        sizes.append(rows)
+        return [tensor]
+
+    monkeypatch.setattr(attention.torch, "split", split)
+    monkeypatch.setattr(attention, "WEIGHTS_BUDGET", 2 * 4 * 100 * 4 * 7)
+    sima_attention(torch.randn(2, 100, 3 * 64), 4, "qk_first")
+    assert sizes == [7]
+
+
+def test_a_machine_that_does_not_tell_its_instructions(monkeypatch):
+    def absent(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(kernels.Path, "read_text", absent)
+    assert kernels.cpu_flags() == ""
+
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.003)])
 @pytest.mark.parametrize("order", ORDERS)

@@ -5,12 +5,16 @@ import os
 
 import pytest
 import torch
+from torch.utils.benchmark import Measurement, TaskSpec
 
 from sima_core.attention.operation import (
     choose_order,
     set_crossovers,
 )
 from sima_core.bench import calibration
+from sima_core.bench.orders import ORDERS
+from sima_core.bench.sweeps import SweepPoint
+from sima_core.bench.timing import Timings
 
 
 @pytest.fixture
@@ -40,6 +44,25 @@ def test_crossing():
     assert 39 < calibration.crossing({**ratios, 10: 1.05}) < 42  # one noisy point
     assert calibration.crossing({n: n / 4 for n in (10, 20)}) == 10  # kv_first from the start
     assert calibration.crossing({n: n / 4000 for n in (10, 20)}) == 40  # never, as far as seen
+
+
+def test_calibration_is_of_layers_of_one_width(monkeypatch):
+    def points(sizes, num_heads, head_dim, seconds):
+        assert num_heads * head_dim == calibration.WIDTH
+        assert seconds == calibration.POINT_SECONDS
+        # On this machine qk_first is twice as slow from 50 tokens on, whatever the head.
+        times = {n: ([2.0, 2.2], [1.0, 9.0]) if n >= 50 else ([1.0], [2.0]) for n in sizes}
+        for n, both in times.items():
+            timed = {
+                order: Measurement(1, seconds, TaskSpec(order, ""))
+                for order, seconds in zip(ORDERS, both, strict=True)
+            }
+            yield SweepPoint(n, head_dim, num_heads, Timings(timed))
+
+    monkeypatch.setattr(calibration, "orders_over_tokens", points)
+    found = calibration.calibrate()
+    assert list(found) == list(calibration.HEAD_DIMS)
+    assert all(20 < tokens < 70 for tokens in found.values())
 
 
 def test_calibration_is_kept(tmp_path, monkeypatch, no_calibration):

@@ -9,7 +9,7 @@ from sima_core import load_model
 from sima_core.attention import operation as attention
 from sima_core.attention.modules import SimAttention
 from sima_core.bench.orders import compare_orders
-from sima_core.bench.sweeps import sweep
+from sima_core.bench.sweeps import require_device, sweep
 from sima_core.machine import require_memory
 
 
@@ -37,12 +37,23 @@ def test_each_kind_of_layer_is_timed_as_it_multiplies(monkeypatch):
     assert found.intermediate_bytes("qk_first") == 8 * found.num_heads * found.num_tokens**2
 
 
+def test_pictures_of_other_sides_than_the_patchs_multiples_are_refused(model):
+    with pytest.raises(ValueError, match="multiples of the patch"):
+        next(compare_orders(model, torch.randn(1, 3, 64, 72)))
+
+
 def test_sweeps():
     [point] = sweep("dim", seconds=0.01, sizes=[8], num_tokens=20)
     assert (point.num_tokens, point.head_dim) == (20, 8)
     assert len(point.timings.measurements) == 6
     with pytest.raises(ValueError, match="sweep must be one of"):
         next(sweep("heads"))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    require_device("cpu")
+    with pytest.raises(ValueError, match="no device 'abacus': choose cpu"):
+        require_device("abacus")
 
 
 def test_memory_is_checked_before_any_work():

@@ -1,5 +1,7 @@
 """Twins: trained once, alike, and compared."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -33,6 +35,18 @@ def test_twins_are_trained_once_and_tabled(
     assert result.read_text() == kept  # its seconds would differ had it been trained again
     with pytest.raises(TrainingError, match="other options"):
         compare_twins(data, tmp_path / "twins", split, models, [3], 2.0, 32)
+
+
+def test_a_full_disk_is_said(
+    data: TrainingData, tmp_path: Path, coco_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sima_core.experiments.twins._run", full)
+    split = CocoSplit(coco_root, "val2017")
+    with pytest.raises(TrainingError, match=r"twins cannot be written \(.*[nN]o space"):
+        compare_twins(data, tmp_path / "twins", split, ["deit_nano_patch16_224"], [3])
 
 
 def test_twins_without_objects_to_score_on_train_nothing(

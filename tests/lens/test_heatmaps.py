@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sima_core.defaults import OPACITY
 from sima_core.lens.heatmaps import COLORMAPS, colorize, heatmap, overlay
 
 
@@ -66,6 +67,13 @@ def test_an_overlay_is_the_same_whether_blended_at_once_or_in_bands(size, opacit
     at_once = cv2.addWeighted(pixels, 1 - opacity, colorize(h.resize(size)), opacity, 0)
     in_bands = overlay(Image.fromarray(pixels), h, opacity=opacity)
     np.testing.assert_array_equal(np.asarray(in_bands), at_once)
+
+
+def test_the_first_colours_on_offer_are_taken_where_none_are_named(photo):
+    h = heatmap(np.arange(12).reshape(3, 4))
+    named = overlay(photo, h, "inferno", OPACITY)
+    np.testing.assert_array_equal(np.asarray(overlay(photo, h)), np.asarray(named))
+    np.testing.assert_array_equal(colorize(h.values), colorize(h.values, "inferno"))
 
 
 def test_bad_options_are_explained():

@@ -29,6 +29,19 @@ def published(tmp_path_factory):
     return sima_core.load_model(path)
 
 
+def test_what_it_tells_of_itself_is_what_timms_models_tell():
+    model = Cvt(num_classes=5, embed_dim=(8, 16, 24), depth=1, num_heads=(1, 2, 3))
+    assert [(at["reduction"], at["num_chs"], at["module"]) for at in model.feature_info] == [
+        (4, 8, "stage0"),
+        (8, 16, "stage1"),
+        (16, 24, "stage2"),
+    ]
+    assert (model.stride, model.num_features, model.num_classes) == (16, 24, 5)
+    tokens = model.forward_features(torch.zeros(2, 3, 32, 32))
+    assert tokens.shape == (2, model.num_prefix_tokens, 24)  # the class token alone
+    assert model.forward_head(tokens, pre_logits=True).shape == (2, 24)
+
+
 @pytest.mark.parametrize("key", sorted(RESULTS))
 def test_the_published_results(published, key):
     assert provenance(published).architecture == "cvt_13"

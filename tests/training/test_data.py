@@ -116,5 +116,5 @@ def test_labels_follow_the_model_that_is_measured() -> None:
 def test_a_source_whose_name_is_no_utf8_has_classes_that_can_be_written(flowers, tmp_path):
     (tmp_path / os.fsdecode(b"f\xff")).symlink_to(flowers)
     found = read_training_data([tmp_path / os.fsdecode(b"f\xff")])
-    assert found.class_ids == ("f?/green leaf", "f?/red_rose")
+    assert found.class_ids == ("f\ufffd/green leaf", "f\ufffd/red_rose")
     assert len(found.fingerprint()) == 16

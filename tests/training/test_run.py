@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
+from sima_core.training.accuracy import held_out_accuracy
 from sima_core.training.data import TrainingData
 from sima_core.training.learner import Learner
 from sima_core.training.recipe import TrainingError
+from sima_core.training.run import duration
 from sima_core.training.train import train
 from tests.support import ROOT
 from tests.training.support import SMALL
@@ -128,6 +131,36 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert state["step"] == 2
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_the_averaged_weights_are_checked_each_epoch_at_the_phases_largest_size(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = []
+
+    def check(model, pictures, side):
+        checked.append((len(pictures), side))
+        return held_out_accuracy(model, pictures, side)
+
+    bars = []
+
+    class Bar(tqdm):
+        def close(self) -> None:
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr("sima_core.training.run.held_out_accuracy", check)
+    monkeypatch.setattr("sima_core.training.run.tqdm", Bar)
+    assert train(data, SMALL, tmp_path / "run", stop_after=5, compiled=False) is None
+    assert checked == [(len(data.held_out) // 4, 64)]  # after step 4 of 6, in the second phase
+    assert (5, 6) in bars  # how far the run is, of all its steps
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(29, "0 min"), (420, "7 min"), (3599, "1 h 0 min"), (7500, "2 h 5 min")]
+)
+def test_the_time_left_is_said_in_minutes(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
