@@ -5,9 +5,13 @@ from app import (  # noqa: F401  # all, at start
     charts,
     controls,
     handlers,
+    lifetime,
+    messages,
     own_checkpoint,
     page,
     raw_image,
+    sessions,
+    sweeping,
     templating,
     theme,
     viewer,
@@ -21,4 +25,5 @@ from app.tabs.coco import browsing, curves, examples, picture, tab  # noqa: F401
 demo = page.build()
 
 if __name__ == "__main__":
+    lifetime.end_when_told(demo)
     page.launch(demo)

@@ -70,6 +70,7 @@ def latency(
 
 def build(visit: Visit) -> None:
     """Offer both endpoints in the current Blocks."""
+    model_key = gr.State()  # of the bundled model: programs have no visit
     with gr.Column(visible=False):
         picture = photo_box(label="picture")
         layer = gr.Number(LAYER, precision=0, label="layer, from 1")
@@ -81,7 +82,7 @@ def build(visit: Visit) -> None:
         description = gr.JSON(label="description")
         gr.Button().click(
             plainly(heatmap),
-            [picture, visit.model_key, layer, head, resolution, colormap, opacity],
+            [picture, model_key, layer, head, resolution, colormap, opacity],
             [*overlays, description],
             api_name="heatmap",
             **_PUBLIC,
@@ -90,7 +91,7 @@ def build(visit: Visit) -> None:
         seconds = gr.Number(SECONDS, label=f"seconds to spend, at most {MAX_SECONDS}")
         gr.Button().click(
             plainly(latency),
-            [picture, visit.model_key, layer, resolution, seconds],
+            [picture, model_key, layer, resolution, seconds],
             gr.JSON(),
             api_name="latency",
             **_PUBLIC,

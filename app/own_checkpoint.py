@@ -10,7 +10,7 @@ from gradio.events import Dependency
 from app.controls import head_choices
 from app.handlers import LOAD, QUIET, plainly
 from app.visit import Visit
-from app.visitors import MODELS, bundled
+from app.visitors import FORGOTTEN, MODELS, bundled
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
 from sima_core.lens.lens import Lens
@@ -56,6 +56,11 @@ def use_bundled(model_key: str | None) -> tuple[Any, ...]:
     return None, *controls_for(bundled())
 
 
+def begin_again(model_key: str | None) -> tuple[Any, ...]:
+    """Where a visit was forgotten, which was just said: the bundled weights and their note."""
+    return use_bundled(model_key) if model_key == FORGOTTEN else (gr.skip(),) * 4
+
+
 @dataclass(frozen=True)
 class OwnCheckpoint:
     """The controls for a visitor's own checkpoint."""
@@ -81,6 +86,12 @@ class OwnCheckpoint:
                 back = gr.Button("Bundled weights", size="sm", min_width=120)
             gr.Markdown("Only for your visit. Code in a file is never run.")
         return cls(note, upload, hub_id, from_hub, back)
+
+    def begin_again_after(self, looked: Dependency, visit: Visit, head: gr.Dropdown) -> None:
+        """After a look that failed because the visit was forgotten, begin it again."""
+        looked.failure(
+            begin_again, visit.model_key, [visit.model_key, self.note, visit.layer, head], **QUIET
+        )
 
     def wire(
         self, visit: Visit, head: gr.Dropdown, look_after: Callable[[Dependency], Dependency]

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, theme
+from app import api, lifetime, theme
 from app.handlers import QUIET, plainly
 from app.tabs import compare, evidence, explore, latency
 from app.tabs.coco import tab as coco
@@ -15,10 +15,8 @@ from sima_core import environment
 from sima_core.bench import calibration
 from sima_core.machine import keep_freed_memory, use_available_cpus
 
-#: Seconds: how often to look for cached files to delete, and how old they get.
-DELETE_CACHE = (600, 3600)
-#: Visitors whose stores are kept, and requests that may wait.
-MAX_VISITS, MAX_WAITING = 200, 64
+#: Requests that may wait.
+MAX_WAITING = 64
 
 #: The id of the first tab, to which another leads.
 EXPLORE = "explore-tab"
@@ -29,9 +27,7 @@ def build() -> gr.Blocks:
     use_available_cpus()
     keep_freed_memory()
     calibration.apply()
-    demo = gr.Blocks(
-        title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
-    )
+    demo = gr.Blocks(title="SimA Lens", analytics_enabled=False, fill_width=False)
     with demo:
         gr.HTML(render("header"))
         visit = Visit.begin()
@@ -73,6 +69,6 @@ def launch(demo: gr.Blocks) -> None:
         ssr_mode=False,
         show_error=False,
         max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
-        state_session_capacity=MAX_VISITS,
+        app_kwargs={"lifespan": lifetime.lifespan},
         footer_links=["api"],
     )

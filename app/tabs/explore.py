@@ -1,8 +1,6 @@
 """The Explore tab: a photo in, the token importance of Q̂ and K̂ over it."""
 
-import dataclasses
 import functools
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,21 +24,18 @@ from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
 from app.viewer import predictions_html, summary_html, viewer, viewer_html
-from app.visit import Look, Visit
+from app.visit import Look, Visit, require_look
 from app.visitors import (
     analyze_within_limits,
     bundled,
-    gradio_folder,
-    kept,
+    new_folder,
     require_photo,
+    require_visit,
 )
 from sima_core import Analysis
 from sima_core.defaults import LAYER, RESOLUTION
-from sima_core.errors import InputError
 from sima_core.lens.export import write
 from sima_core.lens.heatmaps import COLORMAPS
-
-_FORGOTTEN = "this visit was forgotten after a long pause: choose the photo again."
 
 _SAMPLES = {
     "Cheetah": ("gradio", "media_assets/images/cheetah1.jpg"),
@@ -104,22 +99,22 @@ def explore(
     Where the photo was cleared, the one that is still shown is meant. For the visit only a copy of
     it is kept that is small enough to hold so long.
     """
+    require_visit(model_key)
     path = require_photo(path or (seen.path if seen else None))
     analysis = analyze_within_limits(path, model_key, int(resolution))
-    look = Look(path, dataclasses.replace(analysis, image=kept(analysis.image)))
-    return look, predictions_html(analysis)
+    return Look.of(path, analysis), predictions_html(analysis)
 
 
 def draw(
     seen: Look | None, layer: float | None, head: float, colormap: str
 ) -> tuple[Markup, Markup]:
     """The pictures and the line of facts; runs no model."""
-    if seen is None:
-        raise InputError(_FORGOTTEN)
-    view = View.of(seen.analysis, layer, head, colormap)
+    seen = require_look(seen)
+    analysis = seen.analysis
+    view = View.of(analysis, layer, head, colormap)
     return (
-        viewer_html(seen.analysis, view.layer, view.head, view.colormap),
-        summary_html(seen.analysis, seen.name, view.layer, view.head),
+        viewer_html(analysis, view.layer, view.head, view.colormap),
+        summary_html(analysis, seen.name, view.layer, view.head),
     )
 
 
@@ -132,20 +127,18 @@ def download(
     seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float
 ) -> str:
     """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
-    if seen is None:
-        raise InputError(_FORGOTTEN)
-    view = View.of(seen.analysis, layer, head, colormap)
+    seen = require_look(seen)
+    analysis = seen.analysis
+    view = View.of(analysis, layer, head, colormap)
     stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.
-    folder = Path(tempfile.mkdtemp(dir=gradio_folder()))
-    written = write(
-        seen.analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity
-    )
-    archive = folder / f"{stem}.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for file in written:
-            bundle.write(file, file.name)
-            file.unlink()
+    with new_folder("the archive") as folder:
+        written = write(analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity)
+        archive = folder / f"{stem}.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for file in written:
+                bundle.write(file, file.name)
+                file.unlink()
     return str(archive)
 
 
@@ -205,7 +198,7 @@ class Explore:
         return self._draw_after(self._look_on(event.success))
 
     def _look_on(self, listen: Callable[..., Dependency]) -> Dependency:
-        return listen(
+        looked = listen(
             plainly(explore),
             [self.photo, self.visit.look, self.visit.model_key, self.resolution],
             [self.visit.look, self.predictions],
@@ -213,6 +206,8 @@ class Explore:
             show_progress_on=self.maps,
             trigger_mode="always_last",
         )
+        self.own.begin_again_after(looked, self.visit, self.head)
+        return looked
 
     def _draw_after(self, event: Dependency) -> Dependency:
         drawn: Dependency = event.success(
@@ -258,8 +253,7 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     """Lay the tab out inside the current Blocks, its first sample already analysed."""
     first, _ = explore(sample_photos()[0][0], None, None, RESOLUTION)
     tab = Explore.lay_out(visit, first)
-    # Each visit begins with the sample that was analysed when the app started.
-    demo.load(lambda: first, None, visit.look, **QUIET)
+    visit.begin_with(demo, first)
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()

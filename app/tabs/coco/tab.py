@@ -251,7 +251,7 @@ class _Detail:
         )
 
     def _drawing(self, visit: Visit) -> tuple[Any, ...]:
-        return plainly(draw), [visit.coco, self.layer, self.against], self.maps
+        return plainly(draw), [visit.coco, self.layer, self.against, visit.model_key], self.maps
 
     def wire_curves(self, visit: Visit) -> None:
         """Follow the model's answer while tokens come and go."""
