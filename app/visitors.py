@@ -113,10 +113,10 @@ def require_photo(path: str | Path | None) -> str:
     return str(path)
 
 
-def kept(image: Image.Image) -> Image.Image:
-    """A copy small enough to hold for a whole visit."""
+def kept(image: Image.Image, side: int = KEPT_SIDE) -> Image.Image:
+    """A copy small enough to hold for a whole visit: its longer side is at most so many pixels."""
     copy = image.copy()
-    copy.thumbnail((KEPT_SIDE, KEPT_SIDE))
+    copy.thumbnail((side, side))
     return copy
 
 
