@@ -14,6 +14,7 @@ from app import (  # noqa: F401  # all, at start
     sweeping,
     templating,
     theme,
+    turns,
     viewer,
     visit,
     visitors,

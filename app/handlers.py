@@ -14,17 +14,17 @@ from sima_core.errors import SimaLensError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Event options for whatever runs a model: one at a time in the whole app, the others wait and see
-#: their place in the queue.
+#: Event options for whatever runs a model. Some read their pictures beside each other, so that none
+#: waits for another's; then each waits for a turn (`app.turns`).
 COMPUTE: dict[str, Any] = {
     "concurrency_id": "compute",
-    "concurrency_limit": 1,
+    "concurrency_limit": 8,
     "api_visibility": "private",
 }
 #: Event options for loading a checkpoint, which may wait long for a network.
 LOAD: dict[str, Any] = {
     "concurrency_id": "load",
-    "concurrency_limit": 1,
+    "concurrency_limit": 2,
     "api_visibility": "private",
 }
 #: Event options for what is done in a moment, and for drawing, which some visitors may do at once.

@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image
 
+from app.turns import TURNS
 from sima_core import Analysis, load_image
 from sima_core.errors import InputError
 from sima_core.files import writing
@@ -96,10 +97,12 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
 
     Raises:
         ImageError, InputError, ModelGoneError: with a sentence for the visitor.
+        BusyError, OutOfTimeError: as `Turns.turn`.
     """
     lens, image = lens_for(model_key), load_image(path)
     require_affordable(lens, image, resolution)
-    return lens.analyze(image, resolution)
+    with TURNS.turn():
+        return lens.analyze(image, resolution)
 
 
 def require_photo(path: str | Path | None) -> str:

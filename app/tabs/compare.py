@@ -13,6 +13,7 @@ from markupsafe import Markup
 from app.controls import colormap_choice, opacity_slider, resolution_choice, whole
 from app.handlers import COMPUTE, LOAD, QUIET, plainly
 from app.templating import render
+from app.turns import TURNS
 from app.viewer import DISPLAY_SIDE, Photo, ShownMap, figure_html, linked_html, viewer
 from app.visit import Comparison, Look, Visit, require_look
 from app.visitors import (
@@ -157,7 +158,8 @@ def run(
         return lens
 
     chosen = Asked(what, models, layers, heads).choices(whole(layer, LAYER))
-    panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
+    with TURNS.turn():
+        panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
     photo = kept(image, DISPLAY_SIDE)  # it is only shown
     return Comparison([replace(panel, image=photo) for panel in panels], times)
 

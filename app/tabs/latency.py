@@ -18,6 +18,7 @@ from app.charts import Rule, Series, log_chart
 from app.controls import whole
 from app.handlers import COMPUTE, plainly_each
 from app.templating import render
+from app.turns import TURNS
 from app.visit import Look, Visit, require_look
 from app.visitors import MAX_COST, lens_for, require_affordable, require_photo
 from sima_core import load_image
@@ -42,7 +43,7 @@ UPDATE_SECONDS = 0.4
 #: A moment without measuring after each update: where browser and app share a machine, as on a
 #: laptop, the browser draws then.
 PAUSE_SECONDS = 0.06
-CURVE_POINTS = 9
+CURVE_POINTS, CURVE_SECONDS = 9, 0.4
 
 NAMES = {"qk_first": "(Q̂K̂ᵀ)V", "kv_first": "Q̂(K̂ᵀV)"}
 _LEVEL_NAMES: dict[Level, str] = {
@@ -100,7 +101,9 @@ def compare_within_limits(
     everything = macs * lens.depth <= MAX_MODEL_MACS
     levels: tuple[Level, ...] = ("attention", "block", "model") if everything else ("attention",)
     pixels = lens.preprocess(image, resolution)
-    yield from compare_orders(lens, pixels, chosen.number, _within_limits(seconds), levels)
+    yield from TURNS.each(
+        compare_orders(lens, pixels, chosen.number, _within_limits(seconds), levels)
+    )
 
 
 def whole_model_html(path: str, model_key: str | None, resolution: int, seconds: float) -> Markup:
@@ -112,7 +115,8 @@ def whole_model_html(path: str, model_key: str | None, resolution: int, seconds:
     lens, image = lens_for(model_key), load_image(require_photo(path))
     require_affordable(lens, image, resolution, MAX_COST / 2)  # at least four passes
     pixels = lens.preprocess(image, resolution)
-    [timed] = time_models([lens.model], [pixels], _within_limits(seconds))
+    with TURNS.turn():
+        [timed] = time_models([lens.model], [pixels], _within_limits(seconds))
     return render("latency/whole_model", model=lens.name, timed=timed, machine=Machine.here(pixels))
 
 
@@ -201,7 +205,9 @@ def curve(
         {round(least * (most / least) ** (i / (CURVE_POINTS - 1))) for i in range(CURVE_POINTS)}
     )
     points: list[SweepPoint] = []
-    for point in orders_over_tokens(sizes, chosen.num_heads, chosen.head_dim, 0.4):
+    for point in TURNS.each(
+        orders_over_tokens(sizes, chosen.num_heads, chosen.head_dim, CURVE_SECONDS)
+    ):
         points.append(point)
         yield curve_html(points, most)
 
@@ -256,7 +262,7 @@ def run_sweep(over: str, progress: gr.Progress = gr.Progress()) -> Iterator[str]
     """A sweep, point by point."""
     points: list[SweepPoint] = []
     sizes = SWEEP_SIZES[over]
-    for point in sweep(over, seconds=1.5):
+    for point in TURNS.each(sweep(over, seconds=1.5)):
         points.append(point)
         progress((len(points), len(sizes)), desc="Measuring")
         yield sweep_html(over, points)
@@ -325,7 +331,7 @@ def build(visit: Visit) -> None:
                 stop = gr.Button("Stop", min_width=90)
             gr.Markdown(
                 "One measurement or forward pass runs at a time, so that visitors never time each "
-                "other: you may have to wait, and see your place in the queue."
+                "other: you may have to wait, and see how many come first."
             )
             with gr.Accordion("Against softmax and XCA", open=False):
                 over_tokens = gr.Button("Sweep over tokens", size="sm")

@@ -15,6 +15,8 @@ import torch
 from torch.utils.benchmark import Measurement, TaskSpec
 from torch.utils.benchmark import timer as device_timer
 
+from sima_core.time_limit import check_time
+
 #: A thing to time: called without arguments, its result is thrown away.
 Candidate = Callable[[], object]
 #: Tells seconds; only differences count.
@@ -84,6 +86,9 @@ def interleave(
 
     Args:
         clocks: by candidate, a clock that runs during a part of it only; see `Timings.within`.
+
+    Raises:
+        OutOfTimeError: where there is a `time_limit`.
     """
     clocks = clocks or {}
     calls: dict[str, int] = {}
@@ -98,6 +103,7 @@ def interleave(
         # Never on across a yield: the mode belongs to a thread, and a generator may change threads.
         with torch.inference_mode():
             for name in names:
+                check_time()
                 run, clock = candidates[name], clocks.get(name)
                 if name not in calls:
                     calls[name] = _calls_per_block(run)  # which warms it up

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sima_core.errors import InputError
 from sima_core.lens.kinds import ATTENTION_KINDS, AttentionKind, kind_of
+from sima_core.time_limit import check_time, is_limited
 
 #: A layer counted from 1 (negative: from the end), several of them, or all.
 Layers = int | Sequence[int] | Literal["all"]
@@ -135,16 +136,31 @@ def looking(model: nn.Module) -> Iterator[None]:
     """Let a model be run without changing it: no gradients, and in eval mode as long as it lasts.
 
     A model in training would otherwise drop tokens at random, and learn statistics of its batches.
+
+    Raises:
+        OutOfTimeError: out of the model, where there is a `time_limit`.
     """
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with torch.no_grad():
+        with torch.no_grad(), _watching_the_time(model):
             yield
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _watching_the_time(model: nn.Module) -> Iterator[None]:
+    """Look at the clock before each module, where there is a limit."""
+    watched = model.modules() if is_limited() else ()
+    hooks = [m.register_forward_pre_hook(lambda module, args: check_time()) for m in watched]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def patch_size(model: nn.Module) -> int:

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from sima_core.time_limit import check_time
+
 #: At least so many steps from nothing to everything.
 STEPS = 14
 #: What stands where the picture is taken away: the picture blurred as in RISE (a Gaussian of
@@ -51,6 +53,9 @@ def curves(model: nn.Module, pixels: Tensor, ranking: ArrayLike) -> Mapping[str,
     Returns:
         Curves named ``insertion_blurred``, ``insertion_zero``, ``deletion_blurred`` and
         ``deletion_zero``.
+
+    Raises:
+        OutOfTimeError: where there is a `time_limit`.
 
     Each pixel belongs to the nearest token of the grid, which need not divide the input: CvT's keys
     have a coarser one than its patches.
@@ -95,6 +100,7 @@ def _blurred(pixels: Tensor) -> Tensor:
 
 def _probabilities(model: nn.Module, inputs: list[Tensor], index: int) -> Iterator[float]:
     for start in range(0, len(inputs), _BATCH):
+        check_time()
         with torch.inference_mode():
             logits = model(torch.cat(inputs[start : start + _BATCH]))
         yield from logits.softmax(dim=-1)[:, index].tolist()

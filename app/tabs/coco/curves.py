@@ -7,6 +7,7 @@ from markupsafe import Markup
 from app.charts import Series, linear_chart
 from app.tabs.coco.picture import map_names, nearest_layer, require_shown
 from app.templating import render
+from app.turns import TURNS
 from app.visit import CocoLook
 from app.visitors import MAX_COST, lens_for, require_affordable
 from sima_core.defaults import RESOLUTION
@@ -31,7 +32,8 @@ def rely_on(shown: CocoLook | None, layer: float | None) -> Markup:
     number = nearest_layer(shown, layer)
     lens = lens_for(shown.model_key)
     require_affordable(lens, shown.analysis.image, RESOLUTION, MAX_PASS_COST)
-    found = faithfulness(lens, shown.analysis, shown.picture.id, number)
+    with TURNS.turn():
+        found = faithfulness(lens, shown.analysis, shown.picture.id, number)
     names = map_names(shown.analysis)
     return render(
         "coco/curves",

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from app.controls import whole
 from app.tabs.coco.browsing import split_named
 from app.templating import render
+from app.turns import TURNS
 from app.viewer import viewer_html
 from app.visit import CocoLook
 from app.visitors import (
@@ -61,7 +62,8 @@ def show(image_id: int, split_name: str | None, model_key: str | None) -> CocoLo
     picture = split.picture(image_id)
     lens, image = lens_for(model_key), split.load(picture.id)
     require_affordable(lens, image, RESOLUTION)
-    analysis = lens.analyze(image, RESOLUTION)
+    with TURNS.turn():
+        analysis = lens.analyze(image, RESOLUTION)
     return CocoLook(split.split, picture, split.path(picture.id), analysis, model_key)
 
 
