@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import gradio as gr
 from gradio.routes import App
@@ -16,6 +17,7 @@ from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
 from app.visitors import gradio_folder
+from sima_core.files import reason
 
 #: Seconds between two looks for messages that nobody reads.
 CLEAN_EVERY = 20.0
@@ -23,9 +25,20 @@ CLEAN_EVERY = 20.0
 END_SECONDS = 3.0
 
 
+def with_upkeep(app_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Options of the server's app, with our stores and their upkeep around its life."""
+    inner = app_kwargs.get("lifespan")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        async with _upkeep(app), inner(app) if inner else contextlib.nullcontext():
+            yield
+
+    return {**app_kwargs, "lifespan": lifespan}
+
+
 @contextlib.asynccontextmanager
-async def lifespan(app: App) -> AsyncIterator[None]:
-    """Around the server's life, which Gradio takes from `launch`: our stores, and the upkeep."""
+async def _upkeep(app: App) -> AsyncIterator[None]:
     blocks = app.get_blocks()
     app.state_holder = Sessions()
     app.state_holder.set_blocks(blocks)
@@ -42,7 +55,10 @@ async def lifespan(app: App) -> AsyncIterator[None]:
 
 async def _sweep(blocks: gr.Blocks) -> None:
     while True:
-        await asyncio.to_thread(_sweep_once, blocks)
+        try:
+            await asyncio.to_thread(_sweep_once, blocks)
+        except OSError as error:
+            print(f"old files were not deleted: {reason(error)}", file=sys.stderr)
         await asyncio.sleep(EVERY)
 
 

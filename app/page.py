@@ -69,6 +69,6 @@ def launch(demo: gr.Blocks) -> None:
         ssr_mode=False,
         show_error=False,
         max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
-        app_kwargs={"lifespan": lifetime.lifespan},
+        app_kwargs=lifetime.with_upkeep({}),
         footer_links=["api"],
     )

@@ -16,6 +16,8 @@ from sima_core import environment
 
 #: Seconds: how old a file gets, and how often is looked.
 MAX_AGE, EVERY = 3600.0, 600.0
+#: Seconds after which an upload of which no more came has broken off.
+MAX_PAUSE = 600.0
 
 
 def claim_folder() -> None:
@@ -38,20 +40,25 @@ def claim_folder() -> None:
 def sweep(folder: Path, max_age: float = MAX_AGE) -> int:
     """Delete what is older than `max_age` seconds inside `folder`, and folders left empty.
 
-    Links are deleted, not followed. What vanishes meanwhile, or may not be deleted, is passed over.
+    What lies right in it is an upload that is coming in, or has broken off. Links are deleted, not
+    followed. What vanishes meanwhile, or may not be deleted, is passed over.
 
     Returns:
         How many files, links and folders were deleted.
     """
-    oldest, count = time.time() - max_age, 0
+    now, count = time.time(), 0
+    folder = folder.resolve()
     thinned: set[Path] = set()  # what was deleted from them has made them look young
-    for parent, folders, files in os.walk(folder.resolve(), topdown=False):
+    for parent, folders, files in os.walk(folder, topdown=False):
         for path in (Path(parent, name) for name in files + folders):
             with suppress(OSError):
                 info = path.lstat()
-                if info.st_mtime >= oldest and path not in thinned:
+                is_folder = stat.S_ISDIR(info.st_mode)
+                coming_in = path.parent == folder and not is_folder
+                limit = min(max_age, MAX_PAUSE) if coming_in else max_age
+                if now - info.st_mtime <= limit and path not in thinned:
                     continue
-                if stat.S_ISDIR(info.st_mode):
+                if is_folder:
                     path.rmdir()  # a full one refuses
                 else:
                     path.unlink()

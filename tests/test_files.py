@@ -8,7 +8,14 @@ import threading
 import pytest
 
 from sima_core.errors import DiskError
-from sima_core.files import cache_folder, replacing, write_bytes, write_text, writing
+from sima_core.files import (
+    cache_folder,
+    replacing,
+    sentence_for,
+    write_bytes,
+    write_text,
+    writing,
+)
 
 
 def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
@@ -99,3 +106,15 @@ def test_why_writing_fails_is_said_without_a_path(number, said):
     with pytest.raises(DiskError, match=said) as caught, writing("the plot"):
         raise OSError(number, os.strerror(number), "/some/where")
     assert "/some" not in str(caught.value)
+
+
+def test_a_full_disk_behind_another_error_is_found():
+    full = OSError(errno.ENOSPC, "No space left on device", "/secret/path")
+    wrapped, other = ValueError("a component failed"), ValueError("something else")
+    wrapped.__cause__ = full
+    other.__context__ = other  # a circle, which ends nevertheless
+    for error in (full, wrapped):
+        assert "disk is full" in sentence_for(error)
+        assert "secret" not in sentence_for(error)
+    assert sentence_for(other) is None
+    assert sentence_for(OSError(errno.EACCES, "Permission denied")) is None

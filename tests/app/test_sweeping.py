@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sweeping import MAX_AGE, claim_folder, renew, sweep
+from app.sweeping import MAX_AGE, MAX_PAUSE, claim_folder, renew, sweep
 from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
 from tests.app.conftest import running_app
@@ -39,7 +39,8 @@ def left(folder: Path) -> set[str]:
 def test_what_is_old_goes_and_what_is_young_stays(tmp_path):
     put(tmp_path / "hash" / "upload.png")
     put(tmp_path / "zip" / "inner" / "maps.zip")
-    put(tmp_path / "tmpabc123")  # an upload that broke off
+    put(tmp_path / "tmpbroken", MAX_PAUSE + 60)  # an upload that broke off
+    put(tmp_path / "tmpcoming", MAX_PAUSE - 60)
     put(tmp_path / "both" / "old.png")
     put(tmp_path / "both" / "young.png", 10)
     age_of_empty = tmp_path / "empty"
@@ -47,7 +48,7 @@ def test_what_is_old_goes_and_what_is_young_stays(tmp_path):
     age(age_of_empty)
     (tmp_path / "about-to-be-filled").mkdir()
     sweep(tmp_path)
-    assert left(tmp_path) == {"both", "both/young.png", "about-to-be-filled"}
+    assert left(tmp_path) == {"both", "both/young.png", "about-to-be-filled", "tmpcoming"}
     assert sweep(tmp_path) == 0
 
 
