@@ -23,7 +23,7 @@ from app import (  # noqa: F401  # all, at start
 from app.tabs import compare, evidence, explore, latency  # noqa: F401
 from app.tabs.coco import browsing, curves, examples, picture, tab  # noqa: F401
 
-demo = page.build()
+demo = lifetime.or_say_why(page.build)
 
 if __name__ == "__main__":
     lifetime.end_when_told(demo)

@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,12 +18,26 @@ from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
 from app.visitors import gradio_folder
-from sima_core.files import reason
+from sima_core import environment
+from sima_core.files import is_full, reason
 
 #: Seconds between two looks for messages that nobody reads.
 CLEAN_EVERY = 20.0
 #: Seconds that open connections get to end once the app was told to.
 END_SECONDS = 3.0
+
+
+def or_say_why(build: Callable[[], gr.Blocks]) -> gr.Blocks:
+    """What `build` makes; ends the program with a sentence where no file can be written for it."""
+    try:
+        return build()
+    except OSError as error:
+        if not is_full(error) and error.errno not in (errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(
+            f"The app cannot write its files ({reason(error)}): make room, or name another folder "
+            f"in {environment.GRADIO_TEMP_DIR.name}."
+        )
 
 
 def with_upkeep(app_kwargs: dict[str, Any]) -> dict[str, Any]:

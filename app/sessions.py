@@ -110,9 +110,11 @@ class Sessions(StateHolder):
     def __getitem__(self, session_id: str) -> Session:
         with self.lock:
             session = self.session_data.pop(session_id, None)
-            if session is None:
-                session = Session(self.blocks, functools.partial(self._changed, session_id))
-            session.last_used = time.monotonic()
+            if session is not None:
+                session.last_used = time.monotonic()
+                self.session_data[session_id] = session  # now the last
+                return session
+            session = Session(self.blocks, functools.partial(self._changed, session_id))
             self.session_data[session_id] = session
             self._make_room(session)
             return session

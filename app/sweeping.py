@@ -6,6 +6,7 @@ off and empty folders would stay, so everything here is deleted by its age, whoe
 
 import os
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -27,7 +28,13 @@ def claim_folder() -> None:
     Gradio apps may have theirs. Gradio asks for it when it is imported: call this before.
     """
     name = f"sima-lens-{_user()}"
-    base = Path(environment.GRADIO_TEMP_DIR.get() or tempfile.gettempdir()).resolve()
+    try:
+        base = Path(environment.GRADIO_TEMP_DIR.get() or tempfile.gettempdir()).resolve()
+    except OSError:
+        sys.exit(
+            "There is no folder for temporary files that can be written: name one in "
+            f"{environment.GRADIO_TEMP_DIR.name}."
+        )
     # A process that an app of ours started inherits the folder.
     folder = base if base.name == name else base / name
     with suppress(OSError):  # who writes there says what is wrong

@@ -1,5 +1,6 @@
 """Uploads and results end after an hour, whoever left them; and the app ends when it is told to."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.lifetime import or_say_why
 from app.sweeping import MAX_AGE, MAX_PAUSE, claim_folder, renew, sweep
 from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
@@ -126,7 +128,7 @@ def test_gradio_was_told_before_it_was_imported():
 def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with pytest.raises(DiskError, match="disk is full, so the archive"), new_folder("the archive"):
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert not left(tmp_path)
 
 
@@ -147,6 +149,16 @@ def test_a_full_disk_is_said_in_a_sentence(small_disk, monkeypatch):
     with pytest.raises(DiskError, match="disk is full"), new_folder("the archive") as folder:
         (folder / "large").write_bytes(b"x" * 2 * 2**20)
     assert not left(small_disk)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_the_app_says_why_it_cannot_start(number):
+    def build() -> None:
+        raise OSError(number, os.strerror(number), "/secret/path")
+
+    with pytest.raises(SystemExit, match="cannot write its files") as ended:
+        or_say_why(build)
+    assert "secret" not in str(ended.value)
 
 
 def test_an_app_sweeps_what_another_left_and_ends_when_told(tmp_path, photo_file):

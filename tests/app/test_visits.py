@@ -12,9 +12,11 @@ import gradio as gr
 import numpy as np
 import pytest
 from gradio.server_messages import HeartbeatMessage, ProcessCompletedMessage
+from playwright.sync_api import expect
 from safetensors.torch import save_model
 
-from app import page, visitors
+from app import page as the_page
+from app import visitors
 from app.messages import Mailboxes
 from app.own_checkpoint import begin_again
 from app.sessions import CLOSED_SECONDS, FORGET_SECONDS, Sessions
@@ -25,7 +27,7 @@ from app.visit import Look
 from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
 from sima_core.models.architectures import create_model
-from tests.app.driving import Client, look
+from tests.app.driving import Client, look, norms
 
 
 class Sized(SimpleNamespace):
@@ -214,13 +216,13 @@ def test_messages_that_nobody_fetches_are_forgotten():
 @pytest.fixture(scope="module")
 def demo() -> Iterator[gr.Blocks]:
     """The page, served by this process."""
-    demo = page.build()
+    demo = the_page.build()
     with pytest.MonkeyPatch.context() as patch:
         in_background = functools.partialmethod(
             gr.Blocks.launch, prevent_thread_lock=True, quiet=True
         )
         patch.setattr(gr.Blocks, "launch", in_background)
-        page.launch(demo)
+        the_page.launch(demo)
     yield demo
     demo.close(verbose=False)
 
@@ -258,3 +260,24 @@ def test_a_visitors_checkpoint_is_never_swapped(demo, tmp_path, photo_file):
         assert re.search(FORGETTING, model_of_a_look())
     assert visitor.ask("begin_again", None)["success"]  # which the page asks for by itself
     assert model_of_a_look() == "sima_nano_12_p16"
+
+
+@pytest.mark.browser
+def test_the_page_of_a_forgotten_visit_says_so_and_goes_on(demo, page, tmp_path):
+    checkpoint = tmp_path / "mine.safetensors"
+    save_model(create_model("sima_tiny_12_p16"), checkpoint)
+    page.goto(demo.local_url)
+    page.get_by_role("button", name="Use your own checkpoint").click()
+    page.locator("#explore-settings input[type=file]").set_input_files(checkpoint)
+    summary = page.locator("#explore .sl-summary")
+    expect(summary).to_contain_text("sima_tiny_12_p16", timeout=30_000)
+    before = norms(page)
+
+    for name in list(demo.state_holder.session_data):
+        demo.state_holder._forget(name)
+    page.locator("#samples button").nth(1).click()
+    expect(page.locator(".toast-body")).to_contain_text("load your checkpoint again")
+    assert norms(page) == before
+    expect(page.locator("#explore-settings")).to_contain_text("In use: sima_nano_12_p16")
+    page.locator("#samples button").nth(2).click()
+    expect(summary).to_contain_text("sima_nano_12_p16", timeout=30_000)
