@@ -2,9 +2,13 @@
 
 from app import (  # noqa: F401  # all, at start
     api,
+    arguments,
+    bodies,
     charts,
     controls,
+    gate,
     handlers,
+    mishaps,
     own_checkpoint,
     page,
     raw_image,

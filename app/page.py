@@ -5,6 +5,8 @@ from typing import Any
 import gradio as gr
 
 from app import api, theme
+from app.arguments import Page
+from app.gate import app_options
 from app.handlers import QUIET, plainly
 from app.tabs import compare, evidence, explore, latency
 from app.tabs.coco import tab as coco
@@ -29,7 +31,7 @@ def build() -> gr.Blocks:
     use_available_cpus()
     keep_freed_memory()
     calibration.apply()
-    demo = gr.Blocks(
+    demo = Page(
         title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
     )
     with demo:
@@ -46,7 +48,7 @@ def build() -> gr.Blocks:
                 evidence.build()
             with gr.Tab("Latency", id="latency-tab"):
                 latency.build(visit)
-        api.build(visit)
+        api.build()
 
         # From COCO to Explore: the picture, the way there, and a look at it.
         opened = open_in_explore.click(
@@ -65,6 +67,7 @@ def open_picture(shown: CocoLook | None) -> tuple[str, dict[str, Any]]:
 
 def launch(demo: gr.Blocks) -> None:
     """Serve the page until it is stopped."""
+    max_upload = int(environment.MAX_UPLOAD_MB.get()) * gr.FileSize.MB
     demo.launch(
         theme=theme.THEME,
         css_paths=[theme.CSS],
@@ -72,7 +75,9 @@ def launch(demo: gr.Blocks) -> None:
         allowed_paths=[path for path, _ in explore.sample_photos()],  # wherever packages lie
         ssr_mode=False,
         show_error=False,
-        max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
+        enable_monitoring=False,
+        max_file_size=max_upload,
+        app_kwargs=app_options(max_upload),
         state_session_capacity=MAX_VISITS,
         footer_links=["api"],
     )
