@@ -20,6 +20,7 @@ from sima_core.lens.layers import SIDES, layer_numbers
 SECONDS = 3
 #: The largest resolution that is looked at; what it may cost is limited further on.
 MAX_RESOLUTION = 8192
+_NO_PICTURE = "image is missing: upload a picture, then name it."
 #: Event options of a public endpoint; it waits its turn like everything that runs a model.
 _PUBLIC: dict[str, Any] = {**COMPUTE, "api_visibility": "public"}
 
@@ -37,7 +38,7 @@ def heatmap(
     Layers and heads count from 1; head 0 means all heads. The model is the bundled one.
     """
     if image is None:
-        raise InputError("give a picture.")
+        raise InputError(_NO_PICTURE)
     analysis = analyze_within_limits(image, None, whole(resolution, RESOLUTION))
     [layer] = layer_numbers(whole(layer, LAYER), len(analysis.layers))
     opacity = OPACITY if opacity is None else opacity
@@ -58,7 +59,7 @@ def latency(
     seconds.
     """
     if image is None:
-        raise InputError("give a picture.")
+        raise InputError(_NO_PICTURE)
     *_, last = compare_within_limits(
         image,
         None,
