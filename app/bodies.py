@@ -85,7 +85,7 @@ class Bodies:
         if route == "queue/join":
             fields = _fields(sent, session_hash=_is_id, fn_index=_is_int, data=_is_list)
             if fields["fn_index"] not in self._page.fns:
-                raise Refused(422, "fn_index names no handler of this page.")
+                raise Refused(422, "the field fn_index names no handler of this page.")
             fields["trigger_id"] = _optional(sent, "trigger_id", _is_int)
             return fields | {"event_data": sent.get("event_data")}
         self._require_endpoint(name)
@@ -116,7 +116,7 @@ def _fields(sent: dict[str, Any], **checks: Callable[[object], bool]) -> dict[st
     """These fields of a body, each of its kind."""
     for name, is_good in checks.items():
         if not is_good(sent.get(name)):
-            raise Refused(422, f"{name} is missing or of the wrong kind.")
+            raise Refused(422, f"the field {name} is missing or of the wrong kind.")
     return {name: sent[name] for name in checks}
 
 

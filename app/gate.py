@@ -24,6 +24,7 @@ from app import mishaps
 from app.arguments import uploaded
 from app.bodies import Bodies, Refused
 from sima_core import environment
+from sima_core.files import is_full
 
 API = "/gradio_api"
 #: The longest path and query string, in bytes.
@@ -77,8 +78,9 @@ class Gate:
         except (ClientDisconnect, HTTPException):
             await answer.end()  # a stream to someone who has left, or whom nothing awaits
         except Exception as error:
-            mishaps.note(error)
-            await answer.refuse(Refused(500, mishaps.SENTENCE), receive)
+            said, status = _said_of(error, scope["path"])
+            mishaps.note(error, brief=status != 500)
+            await answer.refuse(Refused(status, said["detail"]), receive)
 
 
 class _Answer:
@@ -231,8 +233,14 @@ def _worded(request: Request, error: Any) -> JSONResponse:
 
 
 def _broken(request: Request, error: Exception) -> JSONResponse:
-    """The answer where Gradio has none; the gate logs what happened."""
-    if request.url.path.startswith(f"{API}/upload") and not isinstance(error, OSError):
-        detail = "this is no upload that can be taken: send files as multipart/form-data."
-        return JSONResponse({"detail": detail}, 400)
-    return JSONResponse({"detail": mishaps.SENTENCE}, 500)
+    """The answer where Gradio has none; the gate notes what happened."""
+    return JSONResponse(*_said_of(error, request.url.path))
+
+
+def _said_of(error: Exception, path: str) -> tuple[dict[str, str], int]:
+    """What is answered to an exception, and its status; 500 where it is a bug of ours."""
+    if isinstance(error, OSError) and is_full(error):
+        return {"detail": "There is no room left on this server: try again later."}, 507
+    if path.endswith(f"{API}/upload"):
+        return {"detail": "This is no upload that can be read: send files with their names."}, 400
+    return {"detail": mishaps.SENTENCE}, 500

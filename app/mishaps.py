@@ -11,8 +11,15 @@ SENTENCE = "Something went wrong here that should not have: try again, and repor
 _FRAMES, _LINE, _ALL = 12, 300, 8000
 
 
-def note(error: BaseException) -> None:
-    """Log an unexpected exception: the end of its traceback, cut, control characters escaped."""
+def note(error: BaseException, brief: bool = False) -> None:
+    """Log an exception: the end of its traceback, cut, control characters escaped.
+
+    Args:
+        brief: only its kind, where nothing has to be mended here.
+    """
+    if brief:
+        print(f"could not be served: {type(error).__name__}", file=sys.stderr)
+        return
     lines = "".join(traceback.format_exception(error, limit=-_FRAMES, chain=False)).splitlines()
     print("\n".join(printable(line, _LINE) for line in lines)[-_ALL:], file=sys.stderr)
 
