@@ -2,11 +2,15 @@
 
 from app import (  # noqa: F401  # all, at start
     api,
+    arguments,
+    bodies,
     charts,
     controls,
+    gate,
     handlers,
     lifetime,
     messages,
+    mishaps,
     own_checkpoint,
     page,
     raw_image,

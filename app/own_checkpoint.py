@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,6 +15,11 @@ from app.visitors import FORGOTTEN, MODELS, bundled
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
 from sima_core.lens.lens import Lens
+from sima_core.weights.hub import HUB_PREFIX
+
+#: The longest id of a repository: two names of the Hub's.
+MAX_HUB_ID = 2 * 96 + 1
+_CHOOSE = "choose a checkpoint file, or type a Hub id such as owner/name."
 
 
 def model_note(lens: Lens) -> str:
@@ -34,20 +40,27 @@ def controls_for(lens: Lens) -> tuple[str, dict[str, Any], dict[str, Any]]:
     )
 
 
-def use_model(source: str | None, model_key: str | None) -> tuple[Any, ...]:
-    """Load a visitor's checkpoint in place of the one they had."""
-    if not source or not source.strip():
-        raise InputError("choose a checkpoint file, or type a Hub id such as owner/name.")
-    lens = Lens.load(source.strip())
+def use_model(path: str | None, model_key: str | None) -> tuple[Any, ...]:
+    """Load the checkpoint that a visitor uploaded in place of the one they had."""
+    if not path or not Path(path).is_file():
+        raise InputError(_CHOOSE)
+    return _use(path, model_key)
+
+
+def _use(source: str, model_key: str | None) -> tuple[Any, ...]:
+    lens = Lens.load(source)
     new_key = MODELS.add(lens)
     MODELS.drop(model_key)
     return new_key, *controls_for(lens)
 
 
-def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
+def use_hub(repo_id: str | None, model_key: str | None) -> tuple[Any, ...]:
     """Load a Hub repository's checkpoint; the prefix may be left out, a file never meant."""
-    repo_id = repo_id.strip().removeprefix("hf-hub:").removeprefix("https://huggingface.co/")
-    return use_model(repo_id and f"hf-hub:{repo_id}", model_key)
+    repo_id = (repo_id or "").strip()
+    repo_id = repo_id.removeprefix(HUB_PREFIX).removeprefix("https://huggingface.co/")
+    if not repo_id or len(repo_id) > MAX_HUB_ID:
+        raise InputError(_CHOOSE)
+    return _use(f"{HUB_PREFIX}{repo_id}", model_key)
 
 
 def use_bundled(model_key: str | None) -> tuple[Any, ...]:

@@ -5,6 +5,8 @@ from typing import Any
 import gradio as gr
 
 from app import api, lifetime, theme
+from app.arguments import Page
+from app.gate import app_options
 from app.handlers import QUIET, plainly
 from app.tabs import compare, evidence, explore, latency
 from app.tabs.coco import tab as coco
@@ -27,7 +29,7 @@ def build() -> gr.Blocks:
     use_available_cpus()
     keep_freed_memory()
     calibration.apply()
-    demo = gr.Blocks(title="SimA Lens", analytics_enabled=False, fill_width=False)
+    demo = Page(title="SimA Lens", analytics_enabled=False, fill_width=False)
     with demo:
         gr.HTML(render("header"))
         visit = Visit.begin()
@@ -42,7 +44,7 @@ def build() -> gr.Blocks:
                 evidence.build()
             with gr.Tab("Latency", id="latency-tab"):
                 latency.build(visit)
-        api.build(visit)
+        api.build()
 
         # From COCO to Explore: the picture, the way there, and a look at it.
         opened = open_in_explore.click(
@@ -61,6 +63,7 @@ def open_picture(shown: CocoLook | None) -> tuple[str, dict[str, Any]]:
 
 def launch(demo: gr.Blocks) -> None:
     """Serve the page until it is stopped."""
+    max_upload = int(environment.MAX_UPLOAD_MB.get()) * gr.FileSize.MB
     demo.launch(
         theme=theme.THEME,
         css_paths=[theme.CSS],
@@ -68,7 +71,8 @@ def launch(demo: gr.Blocks) -> None:
         allowed_paths=[path for path, _ in explore.sample_photos()],  # wherever packages lie
         ssr_mode=False,
         show_error=False,
-        max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
-        app_kwargs=lifetime.with_upkeep({}),
+        enable_monitoring=False,
+        max_file_size=max_upload,
+        app_kwargs=lifetime.with_upkeep(app_options(max_upload)),
         footer_links=["api"],
     )

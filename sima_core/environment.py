@@ -30,6 +30,12 @@ KERNELS = Variable(
     "SIMA_KERNELS", "1", "`0`: do without the compiled kernel; everything works, only slower."
 )
 MAX_UPLOAD_MB = Variable("SIMA_MAX_UPLOAD_MB", "400", "The largest file that the page takes.")
+HOSTS = Variable(
+    "SIMA_HOSTS",
+    "",
+    "Hosts that the page answers to beside loopback and its own address, such as "
+    "`lens.example.org`; separated by commas.",
+)
 CACHE_HOME = Variable(
     "XDG_CACHE_HOME", "", "Where the cache folder `sima-lens` lies; else `~/.cache`."
 )
@@ -42,9 +48,18 @@ GRADIO_TEMP_DIR = Variable(
 SPACE_ID = Variable(
     "SPACE_ID", "", "Set on a Hugging Face Space, where a few pictures of COCO are then fetched."
 )
+SPACE_HOST = Variable("SPACE_HOST", "", "Set on a Space: its host, which the page answers to.")
+SERVER_NAME = Variable(
+    "GRADIO_SERVER_NAME",
+    "",
+    "Gradio's: the address that the page listens on, else loopback; it answers to it too.",
+)
 
 #: Every variable, in the order of the documentation.
-VARIABLES = (COCO_ROOT, KERNELS, MAX_UPLOAD_MB, GRADIO_TEMP_DIR, CACHE_HOME, SPACE_ID)
+VARIABLES = (
+    *(COCO_ROOT, KERNELS, MAX_UPLOAD_MB, HOSTS, GRADIO_TEMP_DIR, CACHE_HOME),
+    *(SPACE_ID, SPACE_HOST, SERVER_NAME),
+)
 
 
 def inherited(**changes: str) -> dict[str, str]:

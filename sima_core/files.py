@@ -64,7 +64,7 @@ def sentence_for(error: BaseException | None) -> str | None:
     seen = 0
     while error is not None and seen < 10:
         if isinstance(error, OSError) and is_full(error):
-            return "the disk is full here: try again later, and say so to whoever runs this."
+            return "The disk is full here: try again later, and say so to whoever runs this."
         error, seen = error.__cause__ or error.__context__, seen + 1
     return None
 

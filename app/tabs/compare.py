@@ -107,8 +107,10 @@ class Asked:
         """The same as the library takes it.
 
         Raises:
-            InputError: too few or too many, in words of the page.
+            InputError: too few or too many, or none that is on offer, in words of the page.
         """
+        if any(model != MINE and model not in ARCHITECTURES for model in self.models):
+            raise InputError("choose models on offer here.")
         named = {OF_MODELS: self.models, OF_LAYERS: self.layers, OF_HEADS: self.heads}[self.what]
         if not self.models:
             raise InputError("choose a model.")

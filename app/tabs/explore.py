@@ -33,7 +33,8 @@ from app.visitors import (
     require_visit,
 )
 from sima_core import Analysis
-from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.defaults import LAYER, OPACITY, RESOLUTION
+from sima_core.errors import InputError
 from sima_core.lens.export import write
 from sima_core.lens.heatmaps import COLORMAPS
 
@@ -70,9 +71,13 @@ def sample_photos() -> list[tuple[str, str]]:
     return [(str(path), caption) for path, caption in found if path.is_file()]
 
 
-def pick_sample(choice: gr.SelectData) -> str:
+def pick_sample(choice: gr.EventData) -> str:
     """The path of the sample that was clicked."""
-    return sample_photos()[int(choice.index)][0]
+    samples = sample_photos()
+    index = getattr(choice, "index", None)
+    if type(index) is not int or not 0 <= index < len(samples):
+        raise InputError("choose one of the sample photos.")
+    return samples[index][0]
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def photo_on_show(seen: Look | None) -> str | None:
 
 
 def download(
-    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float
+    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float | None
 ) -> str:
     """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
     seen = require_look(seen)
@@ -133,7 +138,10 @@ def download(
     stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.
     with new_folder("the archive") as folder:
-        written = write(analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity)
+        written = write(
+            *(analysis, folder, stem, seen.name, view.layer, view.head, colormap),
+            OPACITY if opacity is None else opacity,
+        )
         archive = folder / f"{stem}.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
             for file in written:
@@ -223,7 +231,9 @@ class Explore:
     def wire_photo(self) -> None:
         """Look at samples and photos that are chosen; draw again where only the view changes."""
         self.look_after(
-            self.samples.select(pick_sample, None, self.photo, trigger_mode="always_last", **QUIET)
+            self.samples.select(
+                plainly(pick_sample), None, self.photo, trigger_mode="always_last", **QUIET
+            )
         )
         again = self._look_on(functools.partial(gr.on, [self.photo.input, self.resolution.input]))
         self._draw_after(again)

@@ -75,5 +75,5 @@ def test_emptied_number_boxes_mean_their_defaults(photo_file):
     *_, page = latency.measure_orders(seen, None, None, None, 1)
     assert "Layer 12:" in page
     assert next(latency.curve(seen, None, None, None))
-    about = api.heatmap(str(photo_file), None, None, None, None, opacity=None)[2]
+    about = api.heatmap(str(photo_file), None, None, None, opacity=None)[2]
     assert (about["layer"], about["head"], about["resolution"]) == (12, "all", 224)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from app.lifetime import or_say_why
@@ -134,10 +135,10 @@ def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of one MiB, where one may be mounted."""
+    """A disk of eight MiB, where one may be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no disk may be mounted here")
     yield disk
@@ -147,8 +148,28 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_said_in_a_sentence(small_disk, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(small_disk))
     with pytest.raises(DiskError, match="disk is full"), new_folder("the archive") as folder:
-        (folder / "large").write_bytes(b"x" * 2 * 2**20)
+        (folder / "large").write_bytes(b"x" * 9 * 2**20)
     assert not left(small_disk)
+
+
+def test_on_a_full_disk_uploads_and_results_are_refused_in_words(small_disk, tmp_path, photo_file):
+    with running_app(
+        tmp_path, GRADIO_TEMP_DIR=str(small_disk), XDG_CACHE_HOME=str(tmp_path)
+    ) as url:
+        client = Client(url)
+        photo = client.upload(photo_file)
+        with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        with photo_file.open("rb") as file:
+            answer = httpx2.post(
+                f"{client.api}/upload", files={"files": ("other.png", file)}, timeout=30
+            )
+        assert answer.status_code == 507
+        assert "disk is full" in answer.text
+        answer = client.ask("heatmap", photo, 12, 0, 64, "gray", 0.5)
+        assert "disk is full" in answer["output"]["error"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
