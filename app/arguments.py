@@ -80,8 +80,9 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            mishaps.note(error)
-            raise refusal(mishaps.SENTENCE) from None
+            said = mishaps.sentence(error)
+            mishaps.note(error, brief=said != mishaps.SENTENCE)
+            raise refusal(said) from None
 
 
 def argument_name(block_fn: BlockFunction, number: int) -> str:
