@@ -20,6 +20,8 @@ from sima_core.lens.layers import SIDES, layer_numbers
 SECONDS = 3
 #: The largest resolution that is looked at; what it may cost is limited further on.
 MAX_RESOLUTION = 8192
+#: The longer side of an overlay, in pixels; a larger one would take minutes to encode.
+MAX_SIDE = 4096
 _NO_PICTURE = "image is missing: upload a picture, then name it."
 #: Event options of a public endpoint; it waits its turn like everything that runs a model.
 _PUBLIC: dict[str, Any] = {**COMPUTE, "api_visibility": "public"}
@@ -35,15 +37,18 @@ def heatmap(
 ) -> tuple[Image.Image, Image.Image, dict[str, Any]]:
     """Overlays of Q̂ and K̂ over a picture, and what the command line writes as JSON.
 
-    Layers and heads count from 1; head 0 means all heads. The model is the bundled one.
+    Layers and heads count from 1; head 0 means all heads. The model is the bundled one;
+    overlays of larger pictures are `MAX_SIDE` pixels wide or high.
     """
     if image is None:
         raise InputError(_NO_PICTURE)
     analysis = analyze_within_limits(image, None, whole(resolution, RESOLUTION))
     [layer] = layer_numbers(whole(layer, LAYER), len(analysis.layers))
     opacity = OPACITY if opacity is None else opacity
+    picture = analysis.image.copy()
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # leaves a smaller one as it is
     query, key = (
-        overlay(analysis.image, analysis.heatmap(side, layer, head or None), colormap, opacity)
+        overlay(picture, analysis.heatmap(side, layer, head or None), colormap, opacity)
         for side in SIDES
     )
     return query, key, describe(analysis, Path(image).name, layer, head or None)

@@ -18,7 +18,6 @@ from gradio.state_holder import SessionState
 
 from app import mishaps
 from app.handlers import refusal
-from sima_core.files import sentence_for
 
 #: The longest path, text and list that are looked at, and the largest number; Textbox's
 #: `max_length` may say less.
@@ -81,9 +80,9 @@ class Page(gr.Blocks):
         except gr.Error:
             raise
         except Exception as error:
-            full = sentence_for(error)
-            mishaps.note(error, brief=full is not None)
-            raise refusal(full or mishaps.SENTENCE) from None
+            said = mishaps.sentence(error)
+            mishaps.note(error, brief=said != mishaps.SENTENCE)
+            raise refusal(said) from None
 
 
 def argument_name(block_fn: BlockFunction, number: int) -> str:

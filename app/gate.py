@@ -24,7 +24,6 @@ from app import mishaps
 from app.arguments import uploaded
 from app.bodies import Bodies, Refused
 from sima_core import environment
-from sima_core.files import sentence_for
 
 API = "/gradio_api"
 #: The longest path and query string, in bytes.
@@ -239,8 +238,9 @@ def _broken(request: Request, error: Exception) -> JSONResponse:
 
 def _said_of(error: Exception, path: str) -> tuple[dict[str, str], int]:
     """What is answered to an exception, and its status; 500 where it is a bug of ours."""
-    if full := sentence_for(error):
-        return {"detail": full}, 507
+    said = mishaps.sentence(error)
+    if said != mishaps.SENTENCE:
+        return {"detail": said}, 507
     if path.endswith(f"{API}/upload"):
         return {"detail": "This is no upload that can be read: send files with their names."}, 400
-    return {"detail": mishaps.SENTENCE}, 500
+    return {"detail": said}, 500

@@ -12,11 +12,13 @@ from types import FrameType
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_file_to_cache
 from gradio.routes import App
 
 from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
+from app.tabs.explore import sample_photos
 from app.visitors import gradio_folder
 from sima_core import environment
 from sima_core.files import is_full, reason
@@ -78,9 +80,11 @@ async def _sweep(blocks: gr.Blocks) -> None:
 
 
 def _sweep_once(blocks: gr.Blocks) -> None:
-    shown = {path for part in blocks.blocks.values() for path in part.keep_in_cache}
-    renew(shown)
-    sweep(gradio_folder())
+    folder = gradio_folder()
+    # Gradio's copies of the samples, which every page asks for, are as old as the samples.
+    renew(save_file_to_cache(path, str(folder)) for path, _ in sample_photos())
+    renew(path for part in blocks.blocks.values() for path in part.keep_in_cache)
+    sweep(folder)
     for known in blocks.temp_file_sets:  # Gradio's lists of what it made, which only grow
         known.difference_update([path for path in list(known) if not Path(path).exists()])
 

@@ -3,12 +3,21 @@
 import sys
 import traceback
 
+from sima_core.files import is_full
+
 #: The sentence for whoever asked; what happened is for the log alone.
 SENTENCE = "Something went wrong here that should not have: try again, and report it if it stays."
+_FULL = "There is no room left on this server: try again later."
 
 #: Of one mishap the log keeps so many frames, and so many characters of a line and of them all:
 #: an exception may carry whatever a stranger sent.
 _FRAMES, _LINE, _ALL = 12, 300, 8000
+
+
+def sentence(error: BaseException) -> str:
+    """What is said to whoever asked; a library may have wrapped what happened."""
+    cause = error.__cause__ or error
+    return _FULL if isinstance(cause, OSError) and is_full(cause) else SENTENCE
 
 
 def note(error: BaseException, brief: bool = False) -> None:

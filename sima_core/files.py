@@ -55,20 +55,6 @@ def is_full(error: OSError) -> bool:
     return error.errno in _FULL
 
 
-def sentence_for(error: BaseException | None) -> str | None:
-    """What to say to a visitor, who can make no room, where a full disk is behind an error.
-
-    None: something else is. An error is asked for those that it was raised from, too: a library
-    wraps them.
-    """
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, OSError) and is_full(error):
-            return "The disk is full here: try again later, and say so to whoever runs this."
-        error, seen = error.__cause__ or error.__context__, seen + 1
-    return None
-
-
 @contextmanager
 def replacing(target: Path, partial: Path | None = None) -> Iterator[BinaryIO]:
     """A new file that becomes `target` if the block ends well, and vanishes if it does not.

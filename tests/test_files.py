@@ -11,7 +11,6 @@ from sima_core.errors import DiskError
 from sima_core.files import (
     cache_folder,
     replacing,
-    sentence_for,
     write_bytes,
     write_text,
     writing,
@@ -106,15 +105,3 @@ def test_why_writing_fails_is_said_without_a_path(number, said):
     with pytest.raises(DiskError, match=said) as caught, writing("the plot"):
         raise OSError(number, os.strerror(number), "/some/where")
     assert "/some" not in str(caught.value)
-
-
-def test_a_full_disk_behind_another_error_is_found():
-    full = OSError(errno.ENOSPC, "No space left on device", "/secret/path")
-    wrapped, other = ValueError("a component failed"), ValueError("something else")
-    wrapped.__cause__ = full
-    other.__context__ = other  # a circle, which ends nevertheless
-    for error in (full, wrapped):
-        assert "disk is full" in sentence_for(error)
-        assert "secret" not in sentence_for(error)
-    assert sentence_for(other) is None
-    assert sentence_for(OSError(errno.EACCES, "Permission denied")) is None

@@ -174,7 +174,7 @@ class Explore:
         pictures, facts = draw(first, LAYER, 0, COLORMAPS[0])
         with gr.Column(elem_id="explore"):
             with gr.Column(elem_id="explore-photo"):
-                photo = _first_photo(first.path)
+                photo = _photo()
                 samples = _gallery()
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
@@ -264,15 +264,17 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     first, _ = explore(sample_photos()[0][0], None, None, RESOLUTION)
     tab = Explore.lay_out(visit, first)
     visit.begin_with(demo, first)
+    # The photos' addresses come with it, so that the page itself names no folder of the server.
+    shown = [tab.photo, tab.samples]
+    demo.load(lambda: (first.path, sample_photos()), None, shown, **QUIET)
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
     return tab
 
 
-def _first_photo(path: str) -> RawImage:
+def _photo() -> RawImage:
     return photo_box(
-        path,
         label="Photo",
         show_label=False,
         sources=["upload", "clipboard", "webcam"],
@@ -283,12 +285,10 @@ def _first_photo(path: str) -> RawImage:
 
 
 def _gallery() -> gr.Gallery:
-    samples = sample_photos()
     return gr.Gallery(
-        samples,
         label="Sample photos",
         show_label=False,
-        columns=len(samples),
+        columns=len(sample_photos()),
         height="auto",
         object_fit="cover",
         allow_preview=False,
