@@ -2,12 +2,20 @@
 
 from app import (  # noqa: F401  # all, at start
     api,
+    arguments,
+    bodies,
     charts,
     controls,
+    gate,
     handlers,
+    lifetime,
+    messages,
+    mishaps,
     own_checkpoint,
     page,
     raw_image,
+    sessions,
+    sweeping,
     templating,
     theme,
     turns,
@@ -19,7 +27,8 @@ from app import (  # noqa: F401  # all, at start
 from app.tabs import compare, evidence, explore, latency  # noqa: F401
 from app.tabs.coco import browsing, curves, examples, picture, tab  # noqa: F401
 
-demo = page.build()
+demo = lifetime.or_say_why(page.build)
 
 if __name__ == "__main__":
+    lifetime.end_when_told(demo)
     page.launch(demo)

@@ -15,9 +15,9 @@ RESOLUTIONS = (112, 160, 224, 320, 448, 640)
 _SET_OPACITY = "o => {document.documentElement.style.setProperty('--sl-opacity', o)}"
 
 
-def photo_box(value: str | None = None, **kwargs: Any) -> RawImage:
+def photo_box(**kwargs: Any) -> RawImage:
     """An input for a photo; its value is a path, whatever the file holds."""
-    return RawImage(value, type="filepath", image_mode=None, **kwargs)
+    return RawImage(type="filepath", image_mode=None, **kwargs)
 
 
 def head_choices(num_heads: int) -> list[tuple[str, int]]:

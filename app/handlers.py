@@ -8,11 +8,15 @@ from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
+from app.mishaps import printable
 from app.words import capitalized
 from sima_core.errors import SimaLensError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: Characters of a sentence, whatever a library put into it.
+MAX_SENTENCE = 200
 
 #: Event options for whatever runs a model. Some read their pictures beside each other, so that none
 #: waits for another's; then each waits for a turn (`app.turns`).
@@ -38,11 +42,13 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except SimaLensError as error:
-        raise gr.Error(  # the page takes the text for HTML
-            html.escape(capitalized(str(error)), quote=False),
-            duration=None,
-            print_exception=False,
-        ) from None
+        raise refusal(capitalized(str(error))) from None
+
+
+def refusal(sentence: str) -> gr.Error:
+    """A sentence to be raised for the visitor; the page takes it for HTML."""
+    text = html.escape(printable(sentence, MAX_SENTENCE), quote=False)
+    return gr.Error(text, duration=None, print_exception=False)
 
 
 def plainly(handler: Callable[P, T]) -> Callable[P, T]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,10 +11,15 @@ from gradio.events import Dependency
 from app.controls import head_choices
 from app.handlers import LOAD, QUIET, plainly
 from app.visit import Visit
-from app.visitors import MODELS, bundled
+from app.visitors import FORGOTTEN, MODELS, bundled
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
 from sima_core.lens.lens import Lens
+from sima_core.weights.hub import HUB_PREFIX
+
+#: The longest id of a repository: two names of the Hub's.
+MAX_HUB_ID = 2 * 96 + 1
+_CHOOSE = "choose a checkpoint file, or type a Hub id such as owner/name."
 
 
 def model_note(lens: Lens) -> str:
@@ -34,26 +40,38 @@ def controls_for(lens: Lens) -> tuple[str, dict[str, Any], dict[str, Any]]:
     )
 
 
-def use_model(source: str | None, model_key: str | None) -> tuple[Any, ...]:
-    """Load a visitor's checkpoint in place of the one they had."""
-    if not source or not source.strip():
-        raise InputError("choose a checkpoint file, or type a Hub id such as owner/name.")
-    lens = Lens.load(source.strip())
+def use_model(path: str | None, model_key: str | None) -> tuple[Any, ...]:
+    """Load the checkpoint that a visitor uploaded in place of the one they had."""
+    if not path or not Path(path).is_file():
+        raise InputError(_CHOOSE)
+    return _use(path, model_key)
+
+
+def _use(source: str, model_key: str | None) -> tuple[Any, ...]:
+    lens = Lens.load(source)
     new_key = MODELS.add(lens)
     MODELS.drop(model_key)
     return new_key, *controls_for(lens)
 
 
-def use_hub(repo_id: str, model_key: str | None) -> tuple[Any, ...]:
+def use_hub(repo_id: str | None, model_key: str | None) -> tuple[Any, ...]:
     """Load a Hub repository's checkpoint; the prefix may be left out, a file never meant."""
-    repo_id = repo_id.strip().removeprefix("hf-hub:").removeprefix("https://huggingface.co/")
-    return use_model(repo_id and f"hf-hub:{repo_id}", model_key)
+    repo_id = (repo_id or "").strip()
+    repo_id = repo_id.removeprefix(HUB_PREFIX).removeprefix("https://huggingface.co/")
+    if not repo_id or len(repo_id) > MAX_HUB_ID:
+        raise InputError(_CHOOSE)
+    return _use(f"{HUB_PREFIX}{repo_id}", model_key)
 
 
 def use_bundled(model_key: str | None) -> tuple[Any, ...]:
     """Go back to the bundled weights."""
     MODELS.drop(model_key)
     return None, *controls_for(bundled())
+
+
+def begin_again(model_key: str | None) -> tuple[Any, ...]:
+    """Where a visit was forgotten, which was just said: the bundled weights and their note."""
+    return use_bundled(model_key) if model_key == FORGOTTEN else (gr.skip(),) * 4
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,12 @@ class OwnCheckpoint:
                 back = gr.Button("Bundled weights", size="sm", min_width=120)
             gr.Markdown("Only for your visit. Code in a file is never run.")
         return cls(note, upload, hub_id, from_hub, back)
+
+    def begin_again_after(self, looked: Dependency, visit: Visit, head: gr.Dropdown) -> None:
+        """After a look that failed because the visit was forgotten, begin it again."""
+        looked.failure(
+            begin_again, visit.model_key, [visit.model_key, self.note, visit.layer, head], **QUIET
+        )
 
     def wire(
         self, visit: Visit, head: gr.Dropdown, look_after: Callable[[Dependency], Dependency]

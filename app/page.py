@@ -4,7 +4,9 @@ from typing import Any
 
 import gradio as gr
 
-from app import api, theme
+from app import api, lifetime, theme
+from app.arguments import Page
+from app.gate import app_options
 from app.handlers import QUIET, plainly
 from app.tabs import compare, evidence, explore, latency
 from app.tabs.coco import tab as coco
@@ -15,10 +17,8 @@ from sima_core import environment
 from sima_core.bench import calibration
 from sima_core.machine import keep_freed_memory, use_available_cpus
 
-#: Seconds: how often to look for cached files to delete, and how old they get.
-DELETE_CACHE = (600, 3600)
-#: Visitors whose stores are kept, and requests that may wait.
-MAX_VISITS, MAX_WAITING = 200, 64
+#: Requests that may wait.
+MAX_WAITING = 64
 
 #: The id of the first tab, to which another leads.
 EXPLORE = "explore-tab"
@@ -29,9 +29,7 @@ def build() -> gr.Blocks:
     use_available_cpus()
     keep_freed_memory()
     calibration.apply()
-    demo = gr.Blocks(
-        title="SimA Lens", analytics_enabled=False, delete_cache=DELETE_CACHE, fill_width=False
-    )
+    demo = Page(title="SimA Lens", analytics_enabled=False, fill_width=False)
     with demo:
         gr.HTML(render("header"))
         visit = Visit.begin()
@@ -46,7 +44,7 @@ def build() -> gr.Blocks:
                 evidence.build()
             with gr.Tab("Latency", id="latency-tab"):
                 latency.build(visit)
-        api.build(visit)
+        api.build()
 
         # From COCO to Explore: the picture, the way there, and a look at it.
         opened = open_in_explore.click(
@@ -65,6 +63,7 @@ def open_picture(shown: CocoLook | None) -> tuple[str, dict[str, Any]]:
 
 def launch(demo: gr.Blocks) -> None:
     """Serve the page until it is stopped."""
+    max_upload = int(environment.MAX_UPLOAD_MB.get()) * gr.FileSize.MB
     demo.launch(
         theme=theme.THEME,
         css_paths=[theme.CSS],
@@ -72,7 +71,8 @@ def launch(demo: gr.Blocks) -> None:
         allowed_paths=[path for path, _ in explore.sample_photos()],  # wherever packages lie
         ssr_mode=False,
         show_error=False,
-        max_file_size=f"{environment.MAX_UPLOAD_MB.get()}mb",
-        state_session_capacity=MAX_VISITS,
+        enable_monitoring=False,
+        max_file_size=max_upload,
+        app_kwargs=lifetime.with_upkeep(app_options(max_upload)),
         footer_links=["api"],
     )

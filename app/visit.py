@@ -1,25 +1,53 @@
 """What one visit holds: the only things that the tabs share."""
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import gradio as gr
+from PIL import Image
 
-from app.visitors import MODELS, bundled
+from app.handlers import QUIET
+from app.visitors import FORGOTTEN, FORGOTTEN_IN_WORDS, MODELS, bundled, kept
 from sima_core import Analysis
 from sima_core.bench.whole_models import ModelTime
 from sima_core.coco.split import CocoPicture
 from sima_core.comparison import Panel
 from sima_core.defaults import LAYER
+from sima_core.errors import InputError
+
+_NO_IMAGE = Image.new("RGB", (1, 1))
 
 
 @dataclass(frozen=True)
 class Look:
-    """A photo and what the model made of it."""
+    """A photo and what the model made of it, as it is held for a whole visit.
+
+    The photo is held as a JPEG of high quality, some 700 KB where its pixels would take 9 MB.
+    """
 
     path: str
-    analysis: Analysis
+    #: The photo, at most `visitors.KEPT_SIDE` pixels long.
+    jpeg: bytes
+    #: Without its photo.
+    bare: Analysis
+    #: What it counts for among all that visits keep; 0 where all of them share it.
+    num_bytes: int
+
+    @classmethod
+    def of(cls, path: str, analysis: Analysis) -> Self:
+        """A look at the photo at `path`."""
+        jpeg = io.BytesIO()
+        kept(analysis.image).save(jpeg, "JPEG", quality=95, subsampling=0)
+        bare = replace(analysis, image=_NO_IMAGE)
+        return cls(path, jpeg.getvalue(), bare, len(jpeg.getvalue()) + _norms_bytes(bare))
+
+    @property
+    def analysis(self) -> Analysis:
+        """What the model made of the photo, with the photo; decoded each time."""
+        return replace(self.bare, image=Image.open(io.BytesIO(self.jpeg)).convert("RGB"))
 
     @property
     def name(self) -> str:
@@ -38,6 +66,11 @@ class CocoLook:
     #: The visitor's model that made it.
     model_key: str | None
 
+    @property
+    def num_bytes(self) -> int:
+        """What it counts for among all that visits keep."""
+        return _pixel_bytes(self.analysis.image) + _norms_bytes(self.analysis)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -46,17 +79,36 @@ class Comparison:
     panels: Sequence[Panel]
     times: Sequence[ModelTime]
 
+    @property
+    def num_bytes(self) -> int:
+        """What it counts for among all that visits keep; all panels hold the same photo."""
+        maps = sum(a.nbytes for panel in self.panels for a in panel.maps.values())
+        return _pixel_bytes(self.panels[0].image) + maps
+
+
+def _pixel_bytes(image: Image.Image) -> int:
+    return image.width * image.height * len(image.getbands())
+
+
+def _norms_bytes(analysis: Analysis) -> int:
+    return sum(
+        side.untyped_storage().nbytes()
+        for n in analysis.norms.values()
+        for side in (n.query, n.key)
+    )
+
 
 @dataclass(frozen=True)
 class Visit:
     """The components that keep, for each visitor, what several handlers or tabs work on.
 
-    A store is None until something was put there, and again once Gradio has forgotten the visit.
+    A store is as `begin` makes it until something was put there, and again once the visit has been
+    forgotten (`app.sessions`), which the app's end does too.
     """
 
-    #: A `Look`: the photo in Explore, which Compare and Latency take too.
+    #: A `Look`: the photo in Explore, which Compare and Latency take too. None: forgotten.
     look: gr.State
-    #: The key of the visitor's model among `MODELS`; None for the bundled one.
+    #: The key of the visitor's model among `MODELS`; None for the bundled one; `FORGOTTEN`.
     model_key: gr.State
     #: The layer chosen in Explore, whose slider it is.
     layer: gr.Slider
@@ -73,8 +125,30 @@ class Visit:
         )
         return cls(
             look=gr.State(),
-            model_key=gr.State(delete_callback=MODELS.drop),
+            model_key=gr.State(FORGOTTEN, delete_callback=MODELS.drop),
             layer=layer,
             coco=gr.State(),
             comparison=gr.State(),
         )
+
+    def begin_with(self, demo: gr.Blocks, first: Look) -> None:
+        """Begin each visit, when its page is opened, with the bundled model and the same look."""
+        shared = replace(first, num_bytes=0)
+        demo.load(
+            lambda: (shared, None),
+            None,
+            [self.look, self.model_key],
+            concurrency_limit=None,
+            **QUIET,
+        )
+
+
+def require_look(seen: Look | None) -> Look:
+    """The photo in Explore and what the model made of it.
+
+    Raises:
+        InputError: the visit was forgotten; a visit that has begun has a look.
+    """
+    if seen is None:
+        raise InputError(FORGOTTEN_IN_WORDS)
+    return seen

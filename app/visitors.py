@@ -1,6 +1,10 @@
 """Visitors' models and photos, and what one visitor may use of a shared machine."""
 
 import functools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -9,6 +13,7 @@ from PIL import Image
 from app.turns import TURNS
 from sima_core import Analysis, load_image
 from sima_core.errors import InputError
+from sima_core.files import writing
 from sima_core.lens.lens import Lens
 from sima_core.weights.cache import ModelCache, num_bytes
 
@@ -16,6 +21,14 @@ from sima_core.weights.cache import ModelCache, num_bytes
 #: multiply-accumulates; this many take two cores some ten seconds).
 MAX_TOKENS = 10_000
 MAX_COST = 600e9
+
+#: In place of a model's key: the visit has not begun, or was forgotten. Nothing is known of its
+#: model then, and none may stand in for it.
+FORGOTTEN = ""
+FORGOTTEN_IN_WORDS = (
+    "this visit was forgotten, to make room for others or by a restart: choose the photo again, "
+    "and load your checkpoint again if you used one."
+)
 
 #: The longer side of the copy of a photo that is kept for a visit, in pixels.
 KEPT_SIDE = 2048
@@ -36,12 +49,24 @@ def bundled() -> Lens:
     return Lens.load()
 
 
+def require_visit(key: str | None) -> None:
+    """Refuse where nothing is known any more of the visit whose model's key this is.
+
+    Raises:
+        InputError: with a sentence for the visitor.
+    """
+    if key == FORGOTTEN:
+        raise InputError(FORGOTTEN_IN_WORDS)
+
+
 def lens_for(key: str | None) -> Lens:
     """The visitor's model, or the bundled one for None.
 
     Raises:
+        InputError: the visit was forgotten.
         ModelGoneError: the visitor's was dropped to make room.
     """
+    require_visit(key)
     return bundled() if key is None else MODELS.get(key)
 
 
@@ -81,7 +106,7 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
 
 
 def require_photo(path: str | Path | None) -> str:
-    """The path of a photo that is still there: Gradio deletes uploads after an hour.
+    """The path of a photo that is still there: uploads are deleted an hour after they came.
 
     Raises:
         InputError: with a sentence for the visitor.
@@ -91,15 +116,31 @@ def require_photo(path: str | Path | None) -> str:
     return str(path)
 
 
-def kept(image: Image.Image) -> Image.Image:
-    """A copy small enough to hold for a whole visit."""
+def kept(image: Image.Image, side: int = KEPT_SIDE) -> Image.Image:
+    """A copy small enough to hold for a whole visit: its longer side is at most so many pixels."""
     copy = image.copy()
-    copy.thumbnail((KEPT_SIDE, KEPT_SIDE))
+    copy.thumbnail((side, side))
     return copy
 
 
 def gradio_folder() -> Path:
-    """Where Gradio keeps what it serves; files are deleted an hour after they were made."""
+    """Where Gradio keeps what it serves; `app.sweeping` deletes it after an hour."""
     folder = Path(gr.utils.get_upload_folder())
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def new_folder(what: str) -> Iterator[Path]:
+    """A new folder in `gradio_folder` for `what`, such as "the archive"; gone if the block fails.
+
+    Raises:
+        DiskError: it cannot be written, as `files.writing` says it.
+    """
+    with writing(what):
+        folder = Path(tempfile.mkdtemp(dir=gradio_folder()))
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise

@@ -14,9 +14,17 @@ from app.controls import colormap_choice, opacity_slider, resolution_choice, who
 from app.handlers import COMPUTE, LOAD, QUIET, plainly
 from app.templating import render
 from app.turns import TURNS
-from app.viewer import Photo, ShownMap, figure_html, linked_html, viewer
-from app.visit import Comparison, Look, Visit
-from app.visitors import MAX_COST, kept, lens_cache, lens_for, require_affordable, require_photo
+from app.viewer import DISPLAY_SIDE, Photo, ShownMap, figure_html, linked_html, viewer
+from app.visit import Comparison, Look, Visit, require_look
+from app.visitors import (
+    MAX_COST,
+    kept,
+    lens_cache,
+    lens_for,
+    require_affordable,
+    require_photo,
+    require_visit,
+)
 from sima_core import load_image
 from sima_core.bench.whole_models import ModelTime
 from sima_core.comparison import FEWEST, MOST, Choice, MapKind, Panel, compare
@@ -99,8 +107,10 @@ class Asked:
         """The same as the library takes it.
 
         Raises:
-            InputError: too few or too many, in words of the page.
+            InputError: too few or too many, or none that is on offer, in words of the page.
         """
+        if any(model != MINE and model not in ARCHITECTURES for model in self.models):
+            raise InputError("choose models on offer here.")
         named = {OF_MODELS: self.models, OF_LAYERS: self.layers, OF_HEADS: self.heads}[self.what]
         if not self.models:
             raise InputError("choose a model.")
@@ -132,9 +142,7 @@ def run(
     resolution: float,
 ) -> Comparison:
     """Look with all of them, and time their models."""
-    if seen is None:
-        raise InputError("choose a photo in Explore first.")
-    image = load_image(require_photo(seen.path))
+    image = load_image(require_photo(require_look(seen).path))
     cost = 0.0
 
     def load(source: str) -> Lens:
@@ -154,13 +162,14 @@ def run(
     chosen = Asked(what, models, layers, heads).choices(whole(layer, LAYER))
     with TURNS.turn():
         panels, times = compare(chosen, image, int(resolution), _KINDS[kind], SECONDS, load)
-    photo = kept(image)
+    photo = kept(image, DISPLAY_SIDE)  # it is only shown
     return Comparison([replace(panel, image=photo) for panel in panels], times)
 
 
-def draw(compared: Comparison | None, colormap: str) -> Markup:
+def draw(compared: Comparison | None, colormap: str, model_key: str | None = None) -> Markup:
     """The pictures in a grid, a column for each choice; runs no model."""
     if compared is None:
+        require_visit(model_key)
         return render("compare/start")
     panels, times = compared.panels, compared.times
     photo = Photo.of(panels[0].image)
@@ -271,7 +280,7 @@ def build(visit: Visit) -> None:
         **QUIET,
     )
     busy: dict[str, Any] = {"show_progress_on": grid, "trigger_mode": "once"}
-    drawing = (plainly(draw), [visit.comparison, controls.colormap], grid)
+    drawing = (plainly(draw), [visit.comparison, controls.colormap, visit.model_key], grid)
     fetched = start.click(plainly(fetch), controls.asked, None, **LOAD, **busy)
     compared = fetched.success(
         plainly(run),

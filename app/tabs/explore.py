@@ -1,8 +1,6 @@
 """The Explore tab: a photo in, the token importance of Q̂ and K̂ over it."""
 
-import dataclasses
 import functools
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,21 +24,19 @@ from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
 from app.viewer import predictions_html, summary_html, viewer, viewer_html
-from app.visit import Look, Visit
+from app.visit import Look, Visit, require_look
 from app.visitors import (
     analyze_within_limits,
     bundled,
-    gradio_folder,
-    kept,
+    new_folder,
     require_photo,
+    require_visit,
 )
 from sima_core import Analysis
-from sima_core.defaults import LAYER, RESOLUTION
+from sima_core.defaults import LAYER, OPACITY, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.lens.export import write
 from sima_core.lens.heatmaps import COLORMAPS
-
-_FORGOTTEN = "this visit was forgotten after a long pause: choose the photo again."
 
 _SAMPLES = {
     "Cheetah": ("gradio", "media_assets/images/cheetah1.jpg"),
@@ -75,9 +71,13 @@ def sample_photos() -> list[tuple[str, str]]:
     return [(str(path), caption) for path, caption in found if path.is_file()]
 
 
-def pick_sample(choice: gr.SelectData) -> str:
+def pick_sample(choice: gr.EventData) -> str:
     """The path of the sample that was clicked."""
-    return sample_photos()[int(choice.index)][0]
+    samples = sample_photos()
+    index = getattr(choice, "index", None)
+    if type(index) is not int or not 0 <= index < len(samples):
+        raise InputError("choose one of the sample photos.")
+    return samples[index][0]
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,22 @@ def explore(
     Where the photo was cleared, the one that is still shown is meant. For the visit only a copy of
     it is kept that is small enough to hold so long.
     """
+    require_visit(model_key)
     path = require_photo(path or (seen.path if seen else None))
     analysis = analyze_within_limits(path, model_key, int(resolution))
-    look = Look(path, dataclasses.replace(analysis, image=kept(analysis.image)))
-    return look, predictions_html(analysis)
+    return Look.of(path, analysis), predictions_html(analysis)
 
 
 def draw(
     seen: Look | None, layer: float | None, head: float, colormap: str
 ) -> tuple[Markup, Markup]:
     """The pictures and the line of facts; runs no model."""
-    if seen is None:
-        raise InputError(_FORGOTTEN)
-    view = View.of(seen.analysis, layer, head, colormap)
+    seen = require_look(seen)
+    analysis = seen.analysis
+    view = View.of(analysis, layer, head, colormap)
     return (
-        viewer_html(seen.analysis, view.layer, view.head, view.colormap),
-        summary_html(seen.analysis, seen.name, view.layer, view.head),
+        viewer_html(analysis, view.layer, view.head, view.colormap),
+        summary_html(analysis, seen.name, view.layer, view.head),
     )
 
 
@@ -129,23 +129,24 @@ def photo_on_show(seen: Look | None) -> str | None:
 
 
 def download(
-    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float
+    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float | None
 ) -> str:
     """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
-    if seen is None:
-        raise InputError(_FORGOTTEN)
-    view = View.of(seen.analysis, layer, head, colormap)
+    seen = require_look(seen)
+    analysis = seen.analysis
+    view = View.of(analysis, layer, head, colormap)
     stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.
-    folder = Path(tempfile.mkdtemp(dir=gradio_folder()))
-    written = write(
-        seen.analysis, folder, stem, seen.name, view.layer, view.head, colormap, opacity
-    )
-    archive = folder / f"{stem}.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for file in written:
-            bundle.write(file, file.name)
-            file.unlink()
+    with new_folder("the archive") as folder:
+        written = write(
+            *(analysis, folder, stem, seen.name, view.layer, view.head, colormap),
+            OPACITY if opacity is None else opacity,
+        )
+        archive = folder / f"{stem}.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
+            for file in written:
+                bundle.write(file, file.name)
+                file.unlink()
     return str(archive)
 
 
@@ -173,7 +174,7 @@ class Explore:
         pictures, facts = draw(first, LAYER, 0, COLORMAPS[0])
         with gr.Column(elem_id="explore"):
             with gr.Column(elem_id="explore-photo"):
-                photo = _first_photo(first.path)
+                photo = _photo()
                 samples = _gallery()
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
@@ -205,7 +206,7 @@ class Explore:
         return self._draw_after(self._look_on(event.success))
 
     def _look_on(self, listen: Callable[..., Dependency]) -> Dependency:
-        return listen(
+        looked = listen(
             plainly(explore),
             [self.photo, self.visit.look, self.visit.model_key, self.resolution],
             [self.visit.look, self.predictions],
@@ -213,6 +214,8 @@ class Explore:
             show_progress_on=self.maps,
             trigger_mode="always_last",
         )
+        self.own.begin_again_after(looked, self.visit, self.head)
+        return looked
 
     def _draw_after(self, event: Dependency) -> Dependency:
         drawn: Dependency = event.success(
@@ -228,7 +231,9 @@ class Explore:
     def wire_photo(self) -> None:
         """Look at samples and photos that are chosen; draw again where only the view changes."""
         self.look_after(
-            self.samples.select(pick_sample, None, self.photo, trigger_mode="always_last", **QUIET)
+            self.samples.select(
+                plainly(pick_sample), None, self.photo, trigger_mode="always_last", **QUIET
+            )
         )
         again = self._look_on(functools.partial(gr.on, [self.photo.input, self.resolution.input]))
         self._draw_after(again)
@@ -258,17 +263,18 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     """Lay the tab out inside the current Blocks, its first sample already analysed."""
     first, _ = explore(sample_photos()[0][0], None, None, RESOLUTION)
     tab = Explore.lay_out(visit, first)
-    # Each visit begins with the sample that was analysed when the app started.
-    demo.load(lambda: first, None, visit.look, **QUIET)
+    visit.begin_with(demo, first)
+    # The photos' addresses come with it, so that the page itself names no folder of the server.
+    shown = [tab.photo, tab.samples]
+    demo.load(lambda: (first.path, sample_photos()), None, shown, **QUIET)
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
     return tab
 
 
-def _first_photo(path: str) -> RawImage:
+def _photo() -> RawImage:
     return photo_box(
-        path,
         label="Photo",
         show_label=False,
         sources=["upload", "clipboard", "webcam"],
@@ -279,12 +285,10 @@ def _first_photo(path: str) -> RawImage:
 
 
 def _gallery() -> gr.Gallery:
-    samples = sample_photos()
     return gr.Gallery(
-        samples,
         label="Sample photos",
         show_label=False,
-        columns=len(samples),
+        columns=len(sample_photos()),
         height="auto",
         object_fit="cover",
         allow_preview=False,

@@ -19,7 +19,7 @@ from app.controls import whole
 from app.handlers import COMPUTE, plainly_each
 from app.templating import render
 from app.turns import TURNS
-from app.visit import Look, Visit
+from app.visit import Look, Visit, require_look
 from app.visitors import MAX_COST, lens_for, require_affordable, require_photo
 from sima_core import load_image
 from sima_core.attention.operation import WEIGHTS_BUDGET, mean_tokens
@@ -51,7 +51,6 @@ _LEVEL_NAMES: dict[Level, str] = {
     "block": "Whole layer",
     "model": "Whole model",
 }
-_NO_PHOTO = "choose a photo in Explore first."
 
 
 def measure_orders(
@@ -62,8 +61,7 @@ def measure_orders(
     seconds: float | None,
 ) -> Iterator[str]:
     """The two bars, again and again while they are measured."""
-    if seen is None:
-        raise InputError(_NO_PHOTO)
+    seen = require_look(seen)
     side = whole(resolution, RESOLUTION)
     budget = DEFAULT_SECONDS if seconds is None else seconds
     if not lens_for(model_key).has_two_orders:
@@ -193,8 +191,7 @@ def curve(
     seen: Look | None, model_key: str | None, layer: float | None, resolution: float | None
 ) -> Iterator[str]:
     """Both orders over the number of tokens, up to the slider's, point by point."""
-    if seen is None:
-        raise InputError(_NO_PHOTO)
+    seen = require_look(seen)
     lens = lens_for(model_key)
     if not lens.has_two_orders:
         yield ""

@@ -58,8 +58,9 @@ def running_app(folder: Path, **environment: str) -> Iterator[str]:
         assert "Traceback" not in log.read()
     finally:
         process.terminate()
-        process.wait(20)
+        status = process.wait(20)
         log.close()
+    assert status == 0  # it ended by itself
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,13 @@ def test_api(app, photo, photo_file):
     assert about["query_range"][1] == pytest.approx(expected.query.max().item())
 
 
+def test_overlays_of_large_pictures_are_made_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "MAX_SIDE", 100)
+    Image.new("RGB", (400, 200)).save(tmp_path / "large.png")
+    for picture in api.heatmap(str(tmp_path / "large.png"), resolution=64)[:2]:
+        assert picture.size == (100, 50)
+
+
 def test_api_keeps_16_bits(app, tmp_path):
     ramp = np.tile(np.arange(0, 65536, 1024, dtype=np.uint16), (64, 1))
     path = tmp_path / "deep.png"
@@ -75,5 +82,5 @@ def test_emptied_number_boxes_mean_their_defaults(photo_file):
     *_, page = latency.measure_orders(seen, None, None, None, 1)
     assert "Layer 12:" in page
     assert next(latency.curve(seen, None, None, None))
-    about = api.heatmap(str(photo_file), None, None, None, None, opacity=None)[2]
+    about = api.heatmap(str(photo_file), None, None, None, opacity=None)[2]
     assert (about["layer"], about["head"], about["resolution"]) == (12, "all", 224)

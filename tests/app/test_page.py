@@ -71,8 +71,10 @@ def test_a_visit_keeps_no_full_size_photo(tmp_path):
     found = compare.run(
         seen, None, compare.OF_LAYERS, [compare.MINE], [1, 2], [], 12, "Token norms", 64
     )
-    for kept in (seen.analysis, *found.panels):
-        assert kept.image.size == (2048, 1638)
+    assert seen.analysis.image.size == (2048, 1638)
+    assert {panel.image.size for panel in found.panels} == {(960, 768)}
+    assert 960 * 768 * 3 < found.num_bytes < 960 * 768 * 3 + 10_000  # one photo for all
+    assert 100_000 < seen.num_bytes < 8_000_000  # noise, which no JPEG makes small
 
 
 def test_app_py_imports_every_module_at_start():

@@ -1,10 +1,8 @@
 """One picture of COCO: its maps, its objects, and how well the maps find them."""
 
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
 from markupsafe import Markup
 
@@ -14,7 +12,13 @@ from app.templating import render
 from app.turns import TURNS
 from app.viewer import viewer_html
 from app.visit import CocoLook
-from app.visitors import gradio_folder, lens_for, require_affordable, require_photo
+from app.visitors import (
+    lens_for,
+    new_folder,
+    require_affordable,
+    require_photo,
+    require_visit,
+)
 from sima_core import Analysis
 from sima_core.coco.split import CocoObject, CocoPicture
 from sima_core.defaults import LAYER, RESOLUTION
@@ -67,8 +71,8 @@ def copy_of(shown: CocoLook | None) -> str:
     """The path of a copy of the picture, which another tab may take for an upload."""
     shown = require_shown(shown)
     photo = require_photo(shown.path)
-    folder = Path(tempfile.mkdtemp(dir=gradio_folder()))
-    return str(shutil.copy(photo, str(folder / f"coco-{shown.picture.id}.jpg")))
+    with new_folder("the picture's copy") as folder:
+        return str(shutil.copy(photo, str(folder / f"coco-{shown.picture.id}.jpg")))
 
 
 def nearest_layer(shown: CocoLook, layer: float | None) -> int:
@@ -81,9 +85,12 @@ def map_names(analysis: Analysis) -> dict[str, str]:
     return {side: analysis.symbol(side) for side in SIDES} | _BASELINES
 
 
-def draw(shown: CocoLook | None, layer: float | None, against: str) -> Markup:
+def draw(
+    shown: CocoLook | None, layer: float | None, against: str, model_key: str | None = None
+) -> Markup:
     """The picture with its maps, objects and scores; runs no model."""
     if shown is None:
+        require_visit(model_key)
         return Markup()
     number = nearest_layer(shown, layer)
     picture, analysis = shown.picture, shown.analysis

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from app.controls import whole
 from app.handlers import COMPUTE, QUIET, plainly
 from app.tabs.coco.browsing import (
     LARGEST,
@@ -21,7 +22,7 @@ from app.tabs.coco.browsing import (
 )
 from app.tabs.coco.curves import rely_on
 from app.tabs.coco.examples import EXAMPLES
-from app.tabs.coco.picture import ALL_OBJECTS, draw, show
+from app.tabs.coco.picture import ALL_OBJECTS, draw, require_shown, show
 from app.templating import render
 from app.viewer import viewer
 from app.visit import CocoLook, Visit
@@ -46,7 +47,10 @@ _SCROLL_TO_CURVES = (
 
 def clicked(event: gr.EventData, split_name: str | None, model_key: str | None) -> CocoLook:
     """Show the picture whose tile was clicked."""
-    return show(int(event.picture), split_name, model_key)
+    number = getattr(event, "picture", None)
+    if type(number) is not int or not 0 <= number < 10**12:
+        raise InputError("choose a picture: click on its tile, or type its number.")
+    return show(number, split_name, model_key)
 
 
 def jumped(typed: str | None, split_name: str | None, model_key: str | None) -> CocoLook:
@@ -68,12 +72,13 @@ def surprised(
     return show(random.choice(ids), split.split, model_key)
 
 
-def controls_for(shown: CocoLook, wanted: float) -> tuple[Any, ...]:
+def controls_for(shown: CocoLook | None, wanted: float | None) -> tuple[Any, ...]:
     """The controls for another picture: its layers and categories; the old curves go."""
+    shown = require_shown(shown)
     depth = max(shown.analysis.norms)
     annotated = sorted({o.category for o in shown.picture.objects if not o.crowd})
     return (
-        gr.update(maximum=depth, value=min(int(wanted), depth)),
+        gr.update(maximum=depth, value=min(whole(wanted, LAYER), depth)),
         gr.update(choices=[ALL_OBJECTS, *annotated], value=ALL_OBJECTS),
         gr.update(visible=True),
         "",
@@ -235,7 +240,7 @@ class _Detail:
             filters.lucky.click(plainly(surprised), [*filters.asked, key], visit.coco, **run),
         ):
             fitted = chosen.success(
-                controls_for,
+                plainly(controls_for),
                 [visit.coco, self.wanted],
                 [self.layer, self.against, self.settings, self.relied],
                 **QUIET,
@@ -251,7 +256,7 @@ class _Detail:
         )
 
     def _drawing(self, visit: Visit) -> tuple[Any, ...]:
-        return plainly(draw), [visit.coco, self.layer, self.against], self.maps
+        return plainly(draw), [visit.coco, self.layer, self.against, visit.model_key], self.maps
 
     def wire_curves(self, visit: Visit) -> None:
         """Follow the model's answer while tokens come and go."""
