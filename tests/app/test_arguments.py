@@ -47,7 +47,8 @@ def outside(tmp_path: Path, photo_file: Path, uploads: Path) -> Iterator[Path]:
     """A folder of the server's, with a picture that no visitor may see, and links to it."""
     folder = tmp_path / "private"
     yield prepared(folder, uploads, photo_file)
-    os.close(os.open(folder / "pipe", os.O_RDWR | os.O_NONBLOCK))  # whoever waits there goes on
+    for pipe in (folder / "pipe", uploads / "ab/inner/pipe.png"):
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # whoever waits there goes on
 
 
 def prepared(folder: Path, uploads: Path, photo: Path) -> Path:
@@ -58,6 +59,8 @@ def prepared(folder: Path, uploads: Path, photo: Path) -> Path:
     inside = uploads / "ab"
     inside.mkdir()
     shutil.copy(photo, uploads / "half-written")
+    (inside / "inner").mkdir()
+    os.mkfifo(inside / "inner/pipe.png")
     (inside / "link.png").symlink_to(folder / "canary.png")
     (inside / "folder").symlink_to(folder)
     (inside / "loop.png").symlink_to(inside / "loop.png")
@@ -77,6 +80,8 @@ def paths(outside: Path, uploads: Path) -> list[object]:
             inside / "device.png",
             inside / "missing.png",
             inside / "link.png/x",
+            inside / "inner",
+            inside / "inner/pipe.png",
         ),
         *(uploads, uploads / "half-written", uploads / ".." / "private/canary.png"),
         *(inside / "../../private/canary.png", ROOT / "app.py", sample_photos()[0][0]),
