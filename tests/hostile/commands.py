@@ -59,7 +59,7 @@ class Attempt:
 
 
 class Attacker:
-    """Runs attempts one after another in a scratch folder; knows what each command usually takes."""
+    """Runs attempts one after another; knows what each command usually takes."""
 
     def __init__(self, scratch: Path) -> None:
         for module in _WARM:
@@ -74,7 +74,7 @@ class Attacker:
     def learn(self) -> None:
         """Find out what each command takes with an ordinary input; that fills the cache, too."""
         for attempt in ordinary():
-            ended, given = self._run(attempt, 300)
+            ended, _ = self._run(attempt, 300)
             assert ended.status == 0, f"{attempt.name}: {ended.stderr or ended.stdout}"
             self._usual[attempt.command] = ended.peak
 
@@ -112,10 +112,9 @@ class Attacker:
 
 def _empty_results(folder: Path) -> Iterator[Path]:
     """Results that were begun and never written."""
-    for file in folder.rglob("*"):
-        if file.suffix in (".npz", ".json", ".png") and "out" in file.parts and file.is_file():
-            if not file.stat().st_size:
-                yield file
+    for file in (folder / "run").rglob("*"):
+        if file.is_file() and not file.stat().st_size:
+            yield file
 
 
 # What is tried

@@ -4,6 +4,7 @@ Each is written by its `Case` when it is needed; most take no time and no room. 
 only look odd, and must be read.
 """
 
+import functools
 import sys
 from itertools import chain
 from pathlib import Path
@@ -16,9 +17,10 @@ from tests.hostile.oddities import oddities
 from tests.hostile.pictures import pictures
 
 
-def cases() -> list[Case]:
+@functools.cache
+def cases() -> tuple[Case, ...]:
     """All of them, in order of their kinds."""
-    return list(chain(pictures(), oddities(), checkpoints(), annotations(), labels(), archives()))
+    return tuple(chain(pictures(), oddities(), checkpoints(), annotations(), labels(), archives()))
 
 
 def main(folder: str) -> None:

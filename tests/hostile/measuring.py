@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 MIB = 2**20
 #: Seconds between two looks at the memory.
@@ -81,8 +81,8 @@ def _become(function: Callable[[], int | None], folder: Path, memory: int) -> No
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         for target, name in enumerate(("/dev/null", folder / "out", folder / "err")):
             os.dup2(os.open(name, flags if target else os.O_RDONLY, 0o600), target)
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stdout = _stream(1, "strict")
+        sys.stderr = _stream(2, "backslashreplace")
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (_mapped() + memory, hard))
         status = function() or 0
@@ -95,6 +95,11 @@ def _become(function: Callable[[], int | None], folder: Path, memory: int) -> No
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status & 0xFF)
+
+
+def _stream(descriptor: int, errors: str) -> TextIO:
+    """A stream as the interpreter opens it at its start."""
+    return open(descriptor, "w", encoding="utf-8", errors=errors, closefd=False)
 
 
 def _mapped() -> int:
