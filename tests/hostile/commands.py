@@ -6,6 +6,7 @@ with caps of time and memory, and prints what was not answered in words, then on
     --only WORD    only attempts with this word in their name; may be given several times
     --known        only those that once stopped the program
     --limit N      at most so many, spread over all of them
+    --seconds S    the most that an answer may take; 10 where the machine has nothing else to do
 """
 
 import argparse
@@ -14,7 +15,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,28 +61,31 @@ class Attempt:
 class Attacker:
     """Runs attempts one after another; knows what each command usually takes."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, most_seconds: float) -> None:
         for module in _WARM:
             importlib.import_module(module)
-        self.scratch = scratch
+        self.scratch, self.most_seconds = scratch, most_seconds
         self.tally = Tally()
-        self._usual: dict[str, float] = defaultdict(float)
+        self._usual: dict[str, float] = {}
         os.environ.update(
             XDG_CACHE_HOME=str(scratch / "cache"), HF_HUB_OFFLINE="1", SIMA_COCO_ROOT=""
         )
 
-    def learn(self) -> None:
-        """Find out what each command takes with an ordinary input; that fills the cache, too."""
-        for attempt in ordinary():
-            ended, _ = self._run(attempt, 300)
-            assert ended.status == 0, f"{attempt.name}: {ended.stderr or ended.stdout}"
-            self._usual[attempt.command] = ended.peak
+    def usual(self, command: str) -> float:
+        """The MiB that a command takes with an ordinary input; that fills the cache, too."""
+        if command not in self._usual:
+            self._usual[command] = 0.0
+            if attempt := ordinary().get(command):
+                ended, _ = self._run(attempt, 300)
+                assert ended.status == 0, f"{attempt.name}: {ended.stderr or ended.stdout}"
+                self._usual[command] = ended.peak
+        return self._usual[command]
 
     def attack(self, attempt: Attempt) -> None:
         """One attempt, judged and counted."""
-        ended, given = self._run(attempt, MAX_SECONDS + GRACE_SECONDS)
-        usual = self._usual[attempt.command]
-        wrong = wrong_with(ended, given, attempt.good, usual)
+        usual = self.usual(attempt.command)
+        ended, given = self._run(attempt, self.most_seconds + GRACE_SECONDS)
+        wrong = wrong_with(ended, given, attempt.good, usual, self.most_seconds)
         folder = self.scratch / "attempt"
         wrong += [f"left {file.name!r:.80} empty" for file in _empty_results(folder)]
         if list(folder.rglob("pwned")) or Path("/tmp/pwned").exists():
@@ -192,8 +195,8 @@ def _tar(folder: Path) -> Path:
     return _by_label("good-tar").place(folder)
 
 
-def ordinary() -> list[Attempt]:
-    """Each command on an input as most are."""
+def ordinary() -> dict[str, Attempt]:
+    """Each command on an input as most are, by its name."""
     labels = ("good-ordinary", "good-safetensors", "good-list", "good-tar")
     found: dict[str, Attempt] = {}
     for label in labels:
@@ -201,7 +204,7 @@ def ordinary() -> list[Attempt]:
         for command in _COMMANDS[case.kind]:
             if (label, command) not in _NO_USUAL and command not in found:
                 found[command] = _attempt(case, command)
-    return list(found.values())
+    return found
 
 
 #: The commands that each kind of file goes to: those after the first only now and then.
@@ -219,8 +222,9 @@ _NO_USUAL = {("good-list", "coco"), ("good-safetensors", "train"), ("good-tar", 
 
 def _attempt(case: Case, command: str) -> Attempt:
     done = case.good and (case.label, command) not in _NO_USUAL
+    known = case.known and command == _COMMANDS[case.kind][0]
     name = f"{command} {case.label}"
-    return Attempt(name, lambda folder: commands_on(case, folder)[command], done, case.known)
+    return Attempt(name, lambda folder: commands_on(case, folder)[command], done, known)
 
 
 def attempts() -> Iterator[Attempt]:
@@ -233,7 +237,7 @@ def attempts() -> Iterator[Attempt]:
                 yield _attempt(case, command)
     for number, listed in enumerate(options.argument_lists()):
         name = " ".join([*listed[:1], *listed[-2:]]).encode("unicode_escape").decode()
-        yield Attempt(f"{_plain(name)} [{number}]", _filling(listed), known=number % 25 == 0)
+        yield Attempt(f"{_plain(name)} [{number}]", _filling(listed), known=number % 40 == 0)
     for label, content in _DAMAGES.items():
         yield Attempt(
             f"latency cache-{label}",
@@ -303,12 +307,12 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="WORD")
     parser.add_argument("--known", action="store_true")
     parser.add_argument("--limit", type=int, metavar="N")
+    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, metavar="S")
     asked = parser.parse_args()
     os.chdir(ROOT)
     os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
-        attacker = Attacker(Path(scratch))
-        attacker.learn()
+        attacker = Attacker(Path(scratch), asked.seconds)
         for attempt in chosen(asked.only, asked.known, asked.limit):
             attacker.attack(attempt)
     return attacker.tally.end()

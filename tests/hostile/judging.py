@@ -20,7 +20,9 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 _LEAKS = ("Traceback (most recent call last)", "Warning:", "site-packages")
 
 
-def wrong_with(ended: Ended, given: Sequence[str], good: bool, usual: float) -> list[str]:
+def wrong_with(
+    ended: Ended, given: Sequence[str], good: bool, usual: float, most_seconds: float = MAX_SECONDS
+) -> list[str]:
     """What is wrong with the answer of a command, a few words each; empty where nothing is.
 
     Args:
@@ -30,13 +32,13 @@ def wrong_with(ended: Ended, given: Sequence[str], good: bool, usual: float) -> 
     """
     found = []
     if ended.status is None:
-        found.append(f"took more than {ended.seconds:.0f} s")
+        found.append(f"took more than {ended.seconds:.0f} s ({ended.cpu:.1f} of CPU)")
     elif ended.status not in ANSWERED:
         found.append(f"ended with status {ended.status}")
     elif good and ended.status != 0:
         found.append(f"a good file was refused: {_last_line(ended.stderr)}")
-    if ended.status is not None and ended.seconds > MAX_SECONDS:
-        found.append(f"took {ended.seconds:.1f} s")
+    if ended.status is not None and ended.seconds > most_seconds:
+        found.append(f"took {ended.seconds:.1f} s ({ended.cpu:.1f} of CPU)")
     if ended.peak - usual > MAX_MIB:
         found.append(f"took {ended.peak - usual:,.0f} MiB more than usual")
     if ended.lingering:

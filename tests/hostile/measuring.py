@@ -32,6 +32,8 @@ class Ended:
     #: The exit status; minus a signal's number where one ended it; None where time ran out.
     status: int | None
     seconds: float
+    #: Of the processors, as far as the system counted it: little of it means that others were busy.
+    cpu: float
     #: The most that it held, with all its descendants, in MiB.
     peak: float
     stdout: str
@@ -58,19 +60,20 @@ def run_forked(
     child = os.fork()
     if child == 0:
         _become(function, folder, memory)
-    peak, status = 0.0, None
+    peak, cpu, status = 0.0, 0.0, None
     while time.monotonic() - started < seconds:
         pid, wait_status, used = os.wait4(child, os.WNOHANG)
         if pid:
             status = os.waitstatus_to_exitcode(wait_status)
             peak = max(peak, used.ru_maxrss / 1024)
+            cpu = max(cpu, used.ru_utime + used.ru_stime)
             break
-        peak = max(peak, tree_mib(child))
+        peak, cpu = max(peak, tree_mib(child)), max(cpu, _tree_cpu(child))
         time.sleep(LOOK_SECONDS)
     took = time.monotonic() - started
     lingering = _end_others(before, patient=status is not None)
     texts = [(folder / name).read_bytes().decode(errors="replace") for name in ("out", "err")]
-    return Ended(status, took, peak, *texts, lingering)
+    return Ended(status, took, cpu, peak, *texts, lingering)
 
 
 def _become(function: Callable[[], int | None], folder: Path, memory: int) -> NoReturn:
@@ -147,6 +150,16 @@ def descendants(pid: int) -> list[int]:
 def tree_mib(pid: int) -> float:
     """What a process and its descendants hold now, each page counted once, in MiB."""
     return sum(_pss_kib(one) for one in (pid, *descendants(pid))) / 1024
+
+
+def _tree_cpu(pid: int) -> float:
+    """Seconds of the processors that a process and its descendants have had."""
+    ticks = 0
+    for one in (pid, *descendants(pid)):
+        with suppress(OSError, ValueError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _pss_kib(pid: int) -> int:

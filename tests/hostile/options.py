@@ -25,7 +25,8 @@ def _heatmap(*options: str) -> list[str]:
     return ["heatmap", PHOTO, "--out", OUT, *options]
 
 
-def _latency(*options: str) -> list[str]:
+def latency(*options: str) -> list[str]:
+    """The command on an ordinary picture."""
     return ["latency", PHOTO, "--resolution", "64", *options]
 
 
@@ -54,9 +55,9 @@ def argument_lists() -> list[list[str]]:
         found += [_compare("--models", text), _evaluate("--layers", text)]
         found.append(_train("--optimizer", text, "--epochs", "0.01", "--no-compile"))
         found += [["heatmap", text, "--out", OUT], ["evaluate", "--coco", text], [text]]
-    found += [_latency("--seconds", "1e-9"), _latency("--threads", "20000", "--seconds", "0.1")]
-    found += [_latency("--seconds", "1e-300"), _latency("--device", "cuda\x1b[31m")]
-    found += [_latency("--dtype", "float128"), _latency("--device", "n" * 5000)]
+    found += [latency("--seconds", "1e-9"), latency("--threads", "20000", "--seconds", "0.1")]
+    found += [latency("--seconds", "1e-300"), latency("--device", "cuda\x1b[31m")]
+    found += [latency("--dtype", "float128"), latency("--device", "n" * 5000)]
     found.append(["latency", "--sweep", "tokens", "--seconds", "1e-9", "--threads", "1", "--json"])
     found += [
         _compare("--models", "bundled@" + _DIGITS),

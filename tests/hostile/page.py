@@ -4,15 +4,17 @@ Uploads every hostile file and has it looked at, calls every handler with wrong 
 files that are not the caller's, and sends what no browser sends; another visitor looks at ordinary
 pictures all the while. Prints what was not answered in words, then one line.
 
-    --url URL      an app on this machine that runs already; else one is started, and again if it hangs
+    --url URL      an app on this machine; else one is started, and again where it hangs
     --only WORD    only attempts with this word in their name; may be given several times
     --known        only those that once stopped the app
     --limit N      at most so many, spread over all of them
+    --seconds S    the most that an answer may take; 10 where the machine has nothing else to do
 """
 
 import argparse
 import contextlib
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -37,11 +39,14 @@ from tests.hostile.watching import Waits, Watcher
 
 #: What stands for a number, a choice or a text.
 WRONG_VALUES: tuple[Any, ...] = (
-    None, "12", "x" * 3000, "", [], {}, [[]], [1, 2], {"a": 1}, True, -1, 0, 1e308, -1e308, 10**400,
+    None, "12", "x" * 3000, "", [], {}, [[]], [1, 2], {"a": 1}, True, -1, 0, 1e308, -1e308,
+    10**400,
     2**63, 0.5, float("nan"), float("inf"), float("-inf"), "\x1b[31m", "\ud800", "<b>x</b>", "1e999",
 )  # fmt: skip
 #: Wrong values for each argument of a handler that only the page itself calls: so many of them.
 PRIVATE_SHARE = 5
+#: Characters that the app may log in all.
+MAX_LOG = 200_000
 
 
 @dataclass
@@ -54,10 +59,14 @@ class Session:
     found: list[Handler]
     #: The sentences with which files of others were refused: one and the same for all.
     refusals: set[str]
+    most_seconds: float
 
-    def call(self, handler: Handler, data: Sequence[Any]) -> Answer:
-        """Call a handler; the first of its results is enough."""
-        return self.visitor.call(handler.index, data, whole=False)
+    def judged(
+        self, handler: Handler, data: Sequence[Any], good: bool | None = None
+    ) -> tuple[list[str], float]:
+        """Call a handler, and judge; the first of its results is enough."""
+        answer = self.visitor.call(handler.index, data, whole=False)
+        return wrong_with_answer(answer, self.most_seconds, good), answer.seconds
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Attempt:
     known: bool = False
 
 
-def wrong_with_answer(answer: Answer, good: bool | None = None) -> list[str]:
+def wrong_with_answer(answer: Answer, most_seconds: float, good: bool | None) -> list[str]:
     """What is wrong with an answer; `good`: it must be done, or must not be."""
     found = []
     if answer.kind == "silence":
@@ -83,7 +92,7 @@ def wrong_with_answer(answer: Answer, good: bool | None = None) -> list[str]:
         found.append(f"a good file was refused: {answer.content!r:.120}")
     if good is False and answer.done:
         found.append("was done, and should have been refused")
-    if answer.seconds > MAX_SECONDS:
+    if answer.seconds > most_seconds:
         found.append(f"took {answer.seconds:.1f} s")
     return found
 
@@ -113,8 +122,7 @@ def file_attempts() -> Iterator[Attempt]:
             handler = next(one for one in session.found if one.name == wanted)
             data = list(handler.defaults)
             data[0] = file_data(uploaded)
-            answer = session.call(handler, data)
-            return wrong_with_answer(answer, True if case.good else None), answer.seconds
+            return session.judged(handler, data, True if case.good else None)
 
         yield Attempt(f"file {case.label}", run, case.known)
 
@@ -145,10 +153,10 @@ def foreign_attempts() -> Iterator[Attempt]:
                     handler = next(one for one in session.found if one.name == wanted)
                     data = list(handler.defaults)
                     data[0] = make(_path_of(session, place))
-                    answer = session.call(handler, data)
+                    answer = session.visitor.call(handler.index, data, whole=False)
                     if form == "no meta" and answer.kind == "error":
                         session.refusals.add(str(answer.content))
-                    return wrong_with_answer(answer, good=False), answer.seconds
+                    return wrong_with_answer(answer, session.most_seconds, False), answer.seconds
 
                 known = form == "no meta" and wanted == "heatmap" and place != "device"
                 yield Attempt(f"foreign {place}, {form}, {wanted}", run, known)
@@ -193,7 +201,7 @@ def _path_of(session: Session, place: str) -> str:
 
 
 def argument_attempts(found: Sequence[Handler]) -> Iterator[Attempt]:
-    """Every argument of every handler, of a wrong type or size; those of the API with every value."""
+    """Every argument of every handler, with wrong values; those of the API with all of them."""
     for handler in found:
         public = handler.name in ("heatmap", "latency")
         for position, kind in enumerate(handler.kinds):
@@ -215,8 +223,7 @@ def _argument_attempt(handler: Handler, position: int, value: Any, known: bool) 
             photo.write_bytes(encoded("PNG"))
             data[0] = file_data(session.visitor.upload(photo))
         data[position] = value
-        answer = session.call(handler, data)
-        return wrong_with_answer(answer), answer.seconds
+        return session.judged(handler, data)
 
     kind = handler.kinds[position]
     shown = f"{value!r:.20}".encode("unicode_escape").decode()
@@ -224,11 +231,9 @@ def _argument_attempt(handler: Handler, position: int, value: Any, known: bool) 
 
 
 def _list_attempt(handler: Handler, name: str, data: list[Any]) -> Attempt:
-    def run(session: Session) -> tuple[list[str], float]:
-        answer = session.call(handler, data)
-        return wrong_with_answer(answer), answer.seconds
-
-    return Attempt(f"arguments {handler.name} {name}", run)
+    return Attempt(
+        f"arguments {handler.name} {name}", lambda session: session.judged(handler, data)
+    )
 
 
 # HTTP
@@ -270,6 +275,9 @@ def attempts(found: Sequence[Handler]) -> list[Attempt]:
     )
 
 
+_MAY_HANG = ("foreign pipe", "foreign device", "foreign zero")
+
+
 @contextlib.contextmanager
 def own_app(scratch: Path) -> Iterator[Running]:
     """An app whose uploads and cache lie in `scratch`, without COCO and without the Hub."""
@@ -283,11 +291,17 @@ def own_app(scratch: Path) -> Iterator[Running]:
         yield running
 
 
+def wrong_in_log(log: Path) -> list[str]:
+    """What must not stand in the log of an app that met nothing but strangers."""
+    text = log.read_text("utf-8", "replace")
+    return wrong_in_text(text) + ([f"{len(text):,} characters"] if len(text) > MAX_LOG else [])
+
+
 class Attack:
     """Goes through attempts; where the app no longer answers anybody, it goes on with a new one."""
 
-    def __init__(self, scratch: Path, url: str | None) -> None:
-        self.scratch, self.url = scratch, url
+    def __init__(self, scratch: Path, url: str | None, most_seconds: float) -> None:
+        self.scratch, self.url, self.most_seconds = scratch, url, most_seconds
         self.tally, self.waits = Tally(), Waits()
         self.refusals: set[str] = set()
         self.restarts = 0
@@ -299,12 +313,14 @@ class Attack:
             with contextlib.ExitStack() as stack:
                 running = None if self.url else stack.enter_context(self._app())
                 url = self.url or (running.url if running else "")
-                visitor = stack.enter_context(Visitor(url, MAX_SECONDS + 5))
+                visitor = stack.enter_context(Visitor(url, self.most_seconds + 5))
                 pid = running.process.pid if running else None
                 watcher = stack.enter_context(Watcher(url, pid, self.scratch, self.waits))
                 found = handlers(visitor.config())
                 left = choose(found) if left is None else left
-                session = Session(url, self.scratch, visitor, found, self.refusals)
+                session = Session(
+                    url, self.scratch, visitor, found, self.refusals, self.most_seconds
+                )
                 left = self._go_through(session, left, watcher)
         if len(self.refusals) > 1:
             wrong = [f"{len(self.refusals)} different sentences refuse files of others"]
@@ -318,8 +334,9 @@ class Attack:
         try:
             with own_app(self.scratch) as running:
                 yield running
-        except TimeoutError:
-            pass
+                self.tally.count("the app's log", wrong_in_log(running.log), 0.0)
+        except subprocess.TimeoutExpired:
+            self.tally.count("the app's end", ["SIGTERM did not end it"], 20.0)
 
     def _go_through(self, session: Session, left: list[Attempt], watcher: Watcher) -> list[Attempt]:
         """One attempt after another; returns those that are left when the app stopped answering."""
@@ -344,6 +361,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="WORD")
     parser.add_argument("--known", action="store_true")
     parser.add_argument("--limit", type=int, metavar="N")
+    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, metavar="S")
     asked = parser.parse_args()
 
     def choose(found: Sequence[Handler]) -> list[Attempt]:
@@ -353,7 +371,7 @@ def main() -> int:
         return [some[i * len(some) // most] for i in range(most)]
 
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
-        return Attack(Path(scratch), asked.url).run(choose)
+        return Attack(Path(scratch), asked.url, asked.seconds).run(choose)
 
 
 if __name__ == "__main__":

@@ -119,13 +119,14 @@ _PATHS = (
     f"{_API}/upload_progress?upload_id=nobody", f"{_API}/queue/status", "/theme.css", "/robots.txt",
     f"{_API}/stream/s/r/c/playlist.m3u8", f"{_API}/custom_component/x/y/z/w", "/svelte/x",
     f"{_API}/deep_link", f"{_API}/openapi.json", f"{_API}/app_id", "/manifest.json", "/pwa_icon",
+    f"{_API}/dev/reload",
 )  # fmt: skip
 #: What must not be had.
 _CLOSED = (
     "/monitoring", "/monitoring/x", f"{_API}/file=/etc/passwd", f"{_API}/file=../../etc/passwd",
     f"{_API}/file={ROOT}/app.py", f"{_API}/file=%2Fetc%2Fpasswd", f"{_API}/file=/proc/self/environ",
     f"{_API}/file=http://127.0.0.1:9/", f"{_API}/proxy=http://127.0.0.1:9/", "/assets/../app.py",
-    "/assets/..%2f..%2fapp.py", f"{_API}/file=/dev/zero", f"{_API}/dev/reload",
+    "/assets/..%2f..%2fapp.py", f"{_API}/file=/dev/zero",
 )  # fmt: skip
 _FORMS = {
     "name traversal": _UPLOAD.replace(b"a.png", b"../../../../../../tmp/pwned/a.png"),
@@ -163,7 +164,8 @@ def wrong_with_request(url: str, request: Request) -> list[str]:
         found.append(f"answered with {answer.status_code}")
     if request.refused and answer.status_code < 400:
         found.append(f"was not refused: {answer.status_code}")
-    if b"Traceback" in start or str(ROOT).encode() in start or b"root:x:" in start:
+    ours = str(ROOT).encode() if str(ROOT) not in request.path else b"import app"
+    if any(told in start for told in (b"Traceback", b"root:x:", ours)):
         found.append("told of the server")
     return found
 
