@@ -340,7 +340,7 @@ class Attack:
             self.tally.count("the app's end", ["SIGTERM did not end it"], 20.0)
 
     def _go_through(self, session: Session, left: list[Attempt], watcher: Watcher) -> list[Attempt]:
-        """One attempt after another; returns those that are left when the app shall be a new one."""
+        """One attempt after another; returns those that are left for a new app."""
         for number, attempt in enumerate(left):
             session.visitor.session = f"attack{number}"
             wrong, seconds = attempt.run(session)

@@ -30,7 +30,8 @@ MORE_MIB, MORE_FILES, END_SECONDS = 200.0, 12, 5.0
 WARM_UP, REST_SECONDS = 12, 4.0
 #: One visitor in so many vanishes while the answer is on its way, or cancels.
 VANISH_EVERY, CANCEL_EVERY = 10, 11
-RESOLUTION = 64
+#: One of the drop-down's choices, the smallest.
+RESOLUTION = 112
 
 
 @dataclass
