@@ -68,8 +68,10 @@ def run_forked(
             peak = max(peak, used.ru_maxrss / 1024)
             cpu = max(cpu, used.ru_utime + used.ru_stime)
             break
+        looking = time.monotonic()
         peak, cpu = max(peak, tree_mib(child)), max(cpu, _tree_cpu(child))
-        time.sleep(LOOK_SECONDS)
+        # A look at a large process takes long: it shall not become a burden itself.
+        time.sleep(max(LOOK_SECONDS, 5 * (time.monotonic() - looking)))
     took = time.monotonic() - started
     lingering = _end_others(before, patient=status is not None)
     texts = [(folder / name).read_bytes().decode(errors="replace") for name in ("out", "err")]
