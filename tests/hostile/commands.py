@@ -313,7 +313,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=MAX_SECONDS, metavar="S")
     asked = parser.parse_args()
     os.chdir(ROOT)
-    os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported
     with tempfile.TemporaryDirectory(prefix="hostile-") as scratch:
         attacker = Attacker(Path(scratch), asked.seconds)
         for attempt in chosen(asked.only, asked.known, asked.limit):

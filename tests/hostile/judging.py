@@ -17,6 +17,8 @@ ANSWERED = (0, 1, 2)
 
 #: What never stands in an answer: terminal escapes and other control characters, but line breaks.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+#: What tqdm draws, and how it takes that away again.
+_BAR = re.compile(r"\r[^\r\n]*\[\d\d:\d\d[^\r\n]*|\r *\r|\r *$", re.MULTILINE)
 _LEAKS = ("Traceback (most recent call last)", "Warning:", "site-packages")
 
 
@@ -45,7 +47,14 @@ def wrong_with(
         found.append(f"left {ended.lingering} process(es) behind")
     if ended.status in (1, 2) and not ended.stderr.strip():
         found.append("said nothing")
-    return found + wrong_in_text(ended.stdout + ended.stderr) + _too_long(ended.stderr, given)
+    stdout, stderr = (_without_bars(text) for text in (ended.stdout, ended.stderr))
+    return found + wrong_in_text(stdout + stderr) + _too_long(stderr, given)
+
+
+def _without_bars(text: str) -> str:
+    """What is left when progress bars are done."""
+    once = _BAR.sub("", text)
+    return _BAR.sub("", once)
 
 
 def wrong_in_text(text: str) -> list[str]:

@@ -84,6 +84,8 @@ def test_an_answer_that_breaks_a_promise_is_named(changes, said):
 
 def test_an_answer_in_words_is_fine():
     assert wrong_with(ended(), [], False, 300.0) == []
+    bar = "\r  0%|    | 0/1 [00:00<?, ?picture/s]\r          \rerror: no.\n"
+    assert wrong_with(ended(stderr=bar), [], False, 300.0) == []
     path = "/home/somebody/" + "n" * 150 + ".png"
     said = ended(stderr=f"{path}: This is not a picture in a format that is read. {'x' * 60}\n")
     assert wrong_with(said, [path], False, 300.0) == []
