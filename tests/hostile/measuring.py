@@ -61,19 +61,21 @@ def run_forked(
     if child == 0:
         _become(function, folder, memory)
     peak, cpu, status = 0.0, 0.0, None
-    while time.monotonic() - started < seconds:
-        pid, wait_status, used = os.wait4(child, os.WNOHANG)
-        if pid:
-            status = os.waitstatus_to_exitcode(wait_status)
-            peak = max(peak, used.ru_maxrss / 1024)
-            cpu = max(cpu, used.ru_utime + used.ru_stime)
-            break
-        looking = time.monotonic()
-        peak, cpu = max(peak, tree_mib(child)), max(cpu, _tree_cpu(child))
-        # A look at a large process takes long: it shall not become a burden itself.
-        time.sleep(max(LOOK_SECONDS, 5 * (time.monotonic() - looking)))
-    took = time.monotonic() - started
-    lingering = _end_others(before, patient=status is not None)
+    try:
+        while time.monotonic() - started < seconds:
+            pid, wait_status, used = os.wait4(child, os.WNOHANG)
+            if pid:
+                status = os.waitstatus_to_exitcode(wait_status)
+                peak = max(peak, used.ru_maxrss / 1024)
+                cpu = max(cpu, used.ru_utime + used.ru_stime)
+                break
+            looking = time.monotonic()
+            peak, cpu = max(peak, tree_mib(child)), max(cpu, _tree_cpu(child))
+            # A look at a large process takes long: it shall not become a burden itself.
+            time.sleep(max(LOOK_SECONDS, 5 * (time.monotonic() - looking)))
+        took = time.monotonic() - started
+    finally:  # whatever interrupts this, nothing is left running
+        lingering = _end_others(before, patient=status is not None)
     texts = [(folder / name).read_bytes().decode(errors="replace") for name in ("out", "err")]
     return Ended(status, took, cpu, peak, *texts, lingering)
 
