@@ -1,20 +1,13 @@
 """The real app, run once for all tests of the page, and the browser that drives it."""
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.app.running import running_app
 from tests.install_browser import find_browser
-from tests.support import ROOT
 
 BROWSER = find_browser()
 
@@ -27,40 +20,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if BROWSER is None and item.get_closest_marker("browser"):
             item.add_marker(missing)
-
-
-@contextlib.contextmanager
-def running_app(folder: Path, **environment: str) -> Iterator[str]:
-    """The address of a running app; afterwards: no traceback in its log."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (folder / "log").open("w+")
-    env = {**os.environ, "GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
-    process = subprocess.Popen(
-        [sys.executable, "app.py"],
-        cwd=ROOT,
-        env={**env, **environment},
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.seek(0) or log.read()
-                time.sleep(0.5)
-        yield url
-        log.seek(0)
-        assert "Traceback" not in log.read()
-    finally:
-        process.terminate()
-        status = process.wait(20)
-        log.close()
-    assert status == 0  # it ended by itself
 
 
 @pytest.fixture(scope="session")

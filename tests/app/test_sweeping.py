@@ -15,7 +15,7 @@ from app.lifetime import or_say_why
 from app.sweeping import MAX_AGE, MAX_PAUSE, claim_folder, renew, sweep
 from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
-from tests.app.conftest import running_app
+from tests.app.running import running_app
 from tests.app.driving import Client
 from tests.support import ROOT
 
