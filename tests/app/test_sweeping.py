@@ -15,8 +15,8 @@ from app.lifetime import or_say_why
 from app.sweeping import MAX_AGE, MAX_PAUSE, claim_folder, renew, sweep
 from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
-from tests.app.running import running_app
 from tests.app.driving import Client
+from tests.app.running import running_app
 from tests.support import ROOT
 
 
