@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import sima_core
+from sima_core.attention.operation import set_crossovers
 from sima_core.training.data import TrainingData, read_training_data
 from tests.training.support import picture
 
@@ -18,6 +19,12 @@ from tests.training.support import picture
 def seeded() -> None:
     """The same random numbers in every run, so that no test fails once in a hundred."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def uncalibrated() -> None:
+    """Nothing of the crossovers that an earlier test measured on this machine."""
+    set_crossovers({})
 
 
 @pytest.fixture(scope="session")

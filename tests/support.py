@@ -1,11 +1,17 @@
 """What tests of several rooms share; fixtures are in conftest.py."""
 
+import asyncio
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from sima_core import Lens
+
+T = TypeVar("T")
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -21,3 +27,9 @@ def attention_layers(model: nn.Module) -> list[nn.Module]:
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest deviation over the largest value."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def awaited(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine gives; in a thread of its own, since Playwright's loop runs in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

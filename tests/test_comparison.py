@@ -147,7 +147,7 @@ def test_the_command_draws_a_figure(photo_file, tmp_path, capsys):
     out = tmp_path / "compared.png"
     names = "bundled,deit_tiny_patch16_224@3,xcit_nano_12_p16_224,sima_cvt_13"
     command = ["compare", str(photo_file), "--models", names, "--resolution", "96"]
-    assert main([*command, "--seconds", "0", "--out", str(out)]) == 0
+    assert main([*command, "--seconds", "0.001", "--out", str(out)]) == 0
     with Image.open(out) as figure:
         assert figure.width > 1500
     said = capsys.readouterr().out

@@ -4,6 +4,7 @@ timm's mixup and cutmix, optimisers, schedule and weight averaging; bfloat16 and
 """
 
 import math
+import operator
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -148,11 +149,15 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back, or on, to a `state`."""
+        """Go back, or on, to a `state`.
+
+        Raises:
+            TypeError: its step is no whole number; torch raises others over other tensors.
+        """
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step = operator.index(state["step"])
 
     def _normalized(self, pictures: Tensor) -> Tensor:
         x = pictures.to(self.device, memory_format=torch.channels_last)

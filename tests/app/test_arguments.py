@@ -1,6 +1,5 @@
 """What a handler is given is checked, whoever calls it and whatever it is."""
 
-import asyncio
 import itertools
 import json
 import os
@@ -18,7 +17,7 @@ from app import page
 from app.arguments import argument_name, read
 from app.tabs.explore import sample_photos
 from tests.app.asking import call, run, upload
-from tests.support import ROOT
+from tests.support import ROOT, awaited
 
 GOOD = {"_type": "gradio.FileData"}
 #: What stands under ``meta``; the first means that nothing does.
@@ -146,7 +145,7 @@ def with_a_file(blocks: gr.Blocks) -> list[tuple[gr.block_function.BlockFunction
 def refused(blocks: gr.Blocks, fn: gr.block_function.BlockFunction, data: list[object]) -> str:
     """The sentence with which a handler of the page answers."""
     with pytest.raises(gr.Error) as caught:
-        asyncio.run(blocks.process_api(fn, data))
+        awaited(blocks.process_api(fn, data))
     assert not caught.value.print_exception
     return str(caught.value.message)
 
@@ -172,7 +171,7 @@ def test_every_way_of_naming_a_file_of_the_server_gets_the_same_sentence(blocks,
                 wanted = f"{name}: upload a {kind} first, then name the uploaded file."
                 assert caught.value.message == wanted, way
 
-    asyncio.run(ask_all())
+    awaited(ask_all())
 
 
 def test_the_check_opens_nothing(outside, uploads, monkeypatch):
@@ -310,7 +309,7 @@ def test_a_store_is_never_taken_from_the_caller():
     with page.Page(analytics_enabled=False) as demo:
         gr.Button().click(given.append, gr.State("ours"), None)
     [fn] = demo.fns.values()
-    asyncio.run(demo.process_api(fn, ["theirs"], SessionState(demo)))
+    awaited(demo.process_api(fn, ["theirs"], SessionState(demo)))
     assert given == ["ours"]
 
 

@@ -1,6 +1,5 @@
 """What the server lets in, and what every answer carries."""
 
-import asyncio
 import hashlib
 import json
 import socket
@@ -14,7 +13,7 @@ from app.bodies import MAX_DEPTH, MAX_JSON, Bodies, Refused
 from app.gate import Gate
 from sima_core import environment
 from tests.app.asking import JSON, post, send, upload
-from tests.support import ROOT
+from tests.support import ROOT, awaited
 
 PAGE_HEADERS = ("content-security-policy", "x-content-type-options", "referrer-policy")
 
@@ -336,7 +335,7 @@ def answer(app: object, **scope: object) -> tuple[int, dict[str, str], bytes]:
 
     request = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "root_path": ""}
     request |= {"headers": [(b"host", b"localhost")], "server": ("127.0.0.1", 80), **scope}
-    asyncio.run(Gate(app, Bodies(None, 0))(request, receive, send_on))
+    awaited(Gate(app, Bodies(None, 0))(request, receive, send_on))
     headers = {k.decode().lower(): v.decode() for k, v in sent[0]["headers"]}
     assert not sent[-1].get("more_body")
     return sent[0]["status"], headers, b"".join(m.get("body", b"") for m in sent[1:])

@@ -28,6 +28,7 @@ from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
 from sima_core.models.architectures import create_model
 from tests.app.driving import Client, look, norms
+from tests.support import awaited
 
 
 class Sized(SimpleNamespace):
@@ -193,7 +194,7 @@ def test_unread_messages_are_bounded():
             boxes["b"].discard()
             return [boxes.num_bytes, boxes["b"].qsize()]
 
-    assert asyncio.run(fill()) == [0, 0]
+    assert awaited(fill()) == [0, 0]
 
 
 def test_messages_that_nobody_fetches_are_forgotten():
@@ -209,7 +210,7 @@ def test_messages_that_nobody_fetches_are_forgotten():
             boxes.clean(queue)
             return set(boxes), set(queue.pending_event_ids_session)
 
-    kept, events = asyncio.run(leave())
+    kept, events = awaited(leave())
     assert kept == events == {"waiting", "reading"}
 
 

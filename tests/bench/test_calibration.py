@@ -17,13 +17,7 @@ from sima_core.bench.sweeps import SweepPoint
 from sima_core.bench.timing import Timings
 
 
-@pytest.fixture
-def no_calibration():
-    yield
-    set_crossovers({})
-
-
-def test_auto_follows_the_measured_crossover(no_calibration):
+def test_auto_follows_the_measured_crossover():
     set_crossovers({32: 20.0, 64: 128.0})
     assert choose_order("auto", 19, 32) == "qk_first"
     assert choose_order("auto", 20, 32) == "kv_first"
@@ -65,7 +59,7 @@ def test_calibration_is_of_layers_of_one_width(monkeypatch):
     assert all(20 < tokens < 70 for tokens in found.values())
 
 
-def test_calibration_is_kept(tmp_path, monkeypatch, no_calibration):
+def test_calibration_is_kept(tmp_path, monkeypatch):
     measured = calibration.apply(tmp_path)
     assert measured.keys() == set(calibration.HEAD_DIMS)
     monkeypatch.setattr(calibration, "calibrate", None)  # would fail if it were called again
@@ -82,7 +76,7 @@ def test_calibration_is_kept(tmp_path, monkeypatch, no_calibration):
         {**dict.fromkeys(map(str, calibration.HEAD_DIMS), 30), "5": 30},
     ],
 )  # fmt: skip
-def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, no_calibration, damaged):
+def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, damaged):
     good = dict.fromkeys(calibration.HEAD_DIMS, 30.0)
     monkeypatch.setattr(calibration, "calibrate", lambda: good)
     calibration.apply(tmp_path)
@@ -93,9 +87,7 @@ def test_a_damaged_calibration_is_measured_anew(tmp_path, monkeypatch, no_calibr
     assert calibration.apply(tmp_path) == good
 
 
-def test_a_calibration_is_applied_when_it_is_measured_and_when_it_is_found(
-    tmp_path, monkeypatch, no_calibration
-):
+def test_a_calibration_is_applied_when_it_is_measured_and_when_it_is_found(tmp_path, monkeypatch):
     """`auto` follows it: multiplied is in the order that was quicker here, not by the rule."""
     monkeypatch.setattr(calibration, "calibrate", lambda: dict.fromkeys(calibration.HEAD_DIMS, 7.0))
     for _ in ("measured", "found"):
@@ -107,9 +99,7 @@ def test_a_calibration_is_applied_when_it_is_measured_and_when_it_is_found(
 
 
 @pytest.mark.parametrize("home", ["a file", "a pipe in place of what is kept"])
-def test_where_nothing_can_be_kept_it_is_measured_each_time(
-    tmp_path, monkeypatch, no_calibration, home
-):
+def test_where_nothing_can_be_kept_it_is_measured_each_time(tmp_path, monkeypatch, home):
     good = dict.fromkeys(calibration.HEAD_DIMS, 30.0)
     monkeypatch.setattr(calibration, "calibrate", lambda: good)
     folder = tmp_path / "cache"

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils.benchmark import Measurement, TaskSpec
 
-from sima_core.attention.operation import set_crossovers
 from sima_core.bench.timing import Timings
 from sima_core.experiments import targets
 from sima_core.experiments.targets import Target, measure_targets
@@ -55,7 +54,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(targets, "create_model", lambda name: create_model("sima_nano_12_p16"))
     monkeypatch.setattr(targets, "TOKENS", (49, 196, 2304))
     monkeypatch.setattr(targets, "AUTO_TOKENS", (16, 196))
-    set_crossovers({})
     return seconds
 
 

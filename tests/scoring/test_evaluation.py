@@ -235,7 +235,7 @@ def test_random_weights_are_the_same_each_time(model):
         ([], "There is no COCO here yet"),
         (["--coco", "{root}", "--layers", "13"], "layers run from 1 to 12"),
         (["--coco", "{root}", "--layers", "twelve"], "--layers takes"),
-        (["--coco", "{root}", "--limit", "0"], "--limit must be"),
+        (["--coco", "{root}", "--limit", "0"], "--limit: expected a whole number from 1"),
         (["--coco", "{root}", "--json", "/nowhere/at/all.json"], "cannot be written"),
         (["--coco", "{root}", "--plot", "chart.pdf"], "--plot must name a .png"),
         (["--coco", "{root}", "--json", "x" * 300], "cannot be written"),
