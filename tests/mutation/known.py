@@ -93,7 +93,7 @@ KNOWN = (
     ),
     Known(
         "the pickle allowlist is widened",
-        "", r"argparse\.Namespace\]", 'argparse.Namespace, Path, Exception]', hint="weights/",
+        "", r"\(argparse\.Namespace,\)", "(argparse.Namespace, Path, Exception)", hint="weights/",
     ),
     Known(
         "no memory limit where a stranger's file is read",
@@ -105,6 +105,6 @@ KNOWN = (
     ),
     Known(
         "errors are not escaped for HTML",
-        "plain_errors", r"html\.escape\((.*?), quote=False\)", r"\1", hint="app/handlers",
+        "refusal", r"html\.escape\((.*?), quote=False\)", r"\1", hint="app/handlers",
     ),
 )  # fmt: skip
