@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tests.mutation.known import KNOWN
 from tests.mutation.points import Point, draw, find_points, modules_of
-from tests.mutation.running import Tree, Verdict, stages_for
+from tests.mutation.running import CLOCK, Tree, Verdict, stages_for
 from tests.mutation.tracing import Suite, TracedTest, record
 
 ROOT = Path(__file__).parents[2]
@@ -47,20 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.args[0])
         return 1
     journal = _Journal(KEPT / "journal.jsonl", options.fresh)
-    survived = {}
+    survived, by_clock = {}, 0
     with (
         tempfile.TemporaryDirectory(prefix="mutation-") as folder,
         _Trees(Path(folder), options.workers) as trees,
     ):
         tests = _traced(trees)
         for name, point, verdict in _verdicts(points, trees, tests, journal, options.seconds):
+            by_clock += verdict.caught_by.startswith(CLOCK)
             reason = _accepted(point)
             outcome = f"caught by {verdict.caught_by}"
             if not verdict.caught_by:
                 outcome = f"accepted: {reason}" if reason else "SURVIVED"
                 survived[name] = reason
             print(f"{_in_words(point)}: {outcome} ({verdict.seconds:.0f} s)", flush=True)
-    return _summary(len(points), survived)
+    return _summary(len(points), by_clock, survived)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -217,13 +218,13 @@ def _in_words(point: Point) -> str:
     return f"{point.module}:{point.line} {before} → {after or 'nothing'}"
 
 
-def _summary(total: int, survived: dict[str, str]) -> int:
+def _summary(total: int, by_clock: int, survived: dict[str, str]) -> int:
     caught = total - len(survived)
     accepted = sum(bool(reason) for reason in survived.values())
     share = caught / max(1, total - accepted)
     print(
-        f"{caught} of {total} caught; {accepted} of the others accepted as no bugs, "
-        f"{len(survived) - accepted} survived: {share:.1%}"
+        f"{caught} of {total} caught, {by_clock} of them by the clock alone; {accepted} of the "
+        f"others accepted as no bugs, {len(survived) - accepted} survived: {share:.1%}"
     )
     return 0 if share >= LEAST_CAUGHT else 1
 

@@ -20,8 +20,12 @@ from tests.mutation.tracing import PYTEST, TracedTest
 #: What a run of tests may take at most; a mutant can ask for everything.
 _ADDRESS_SPACE = 12 * 2**30
 _FILE_SIZE = 2 * 2**30
-#: Seconds before a run counts as hung: so many at least, and so many times what the tests take.
-_LEAST_SECONDS, _TIMES = 60, 6
+#: Seconds before a run or a test counts as hung: so many, and so many times what it takes.
+_MORE_SECONDS, _TIMES = 60, 10
+#: What pytest says of a test that took so long.
+_HUNG = "Timeout ("
+#: How verdicts begin where no test failed, but one never ended.
+CLOCK = "the clock"
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ class Tree:
             return ""
         names = [test.name for test in tests]
         command = [sys.executable, "-m", "pytest", "-x", "-rfE", *PYTEST, *names]
-        limit = _LEAST_SECONDS + _TIMES * sum(test.seconds for test in tests)
+        limit = _MORE_SECONDS + _TIMES * sum(test.seconds for test in tests)
+        limit_each = _MORE_SECONDS + _TIMES * max(test.seconds for test in tests)
+        clock = [f"faulthandler_timeout={limit_each}", "faulthandler_exit_on_timeout=true"]
+        command += [part for setting in clock for part in ("-o", setting)]
         environment, printed = self.environment(), self._scratch / "printed"
         with printed.open("wb") as out:
             process = subprocess.Popen(
@@ -107,7 +114,7 @@ class Tree:
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
-                return f"the clock, after {limit:.0f} s"
+                return f"{CLOCK}, after {limit:.0f} s"
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -115,6 +122,8 @@ class Tree:
         if status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return ""
         lines = printed.read_text("utf-8", errors="replace").splitlines()
+        if any(line.startswith(_HUNG) for line in lines):
+            return f"{CLOCK}, after {limit_each:.0f} s in one test"
         failed = (line.split()[1] for line in lines if _names_failure(line))
         return next(failed, f"pytest's exit status {status}")
 

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from tests.mutation import running
 from tests.mutation.known import KNOWN
 from tests.mutation.points import Point, draw, find_points, modules_of
 from tests.mutation.running import Tree, stages_for
@@ -65,6 +66,20 @@ def test_a_bug_is_caught_where_a_test_notices_it(tmp_path, checked, caught):
     found = tree.verdict("toy.py", bug.applied(TOY.encode()), [tests])
     assert found.caught_by == ("tests/test_toy.py::test_largest" if caught else "")
     assert (checkout / "toy.py").read_text() == TOY
+
+
+def test_a_bug_by_which_a_test_never_ends_is_caught_by_the_clock(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_MORE_SECONDS", 1)
+    checkout = tmp_path / "checkout"
+    (checkout / "tests").mkdir(parents=True)
+    (checkout / "toy.py").write_text("done = True\n")
+    test = "import toy\ndef test_end():\n    while not toy.done:\n        pass\n"
+    (checkout / "tests" / "test_toy.py").write_text(test)
+    tests = [TracedTest("tests/test_toy.py::test_end", 0.5, frozenset())]
+    tree = Tree(checkout, tmp_path / "copy", tmp_path / "kept")
+    found = tree.verdict("toy.py", b"done = False\n", [tests])
+    assert found.caught_by.startswith(running.CLOCK)
+    assert found.seconds < 30
 
 
 def test_tests_that_run_the_function_come_first():
