@@ -34,6 +34,8 @@ KEPT = ROOT / "out" / "mutation"
 #: Survivors that change nothing that anyone could see, each with the reason.
 ACCEPTED = Path(__file__).with_name("accepted.toml")
 LEAST_CAUGHT = 0.95
+#: Tests of this tool, and those that take minutes; the page's are for its own bugs alone.
+LEFT_OUT = ("tests/mutation/", "tests/hostile/")
 #: Files of tests that are run together to see what they run; an interrupted run keeps those before.
 FILES_AT_ONCE = 4
 
@@ -52,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tempfile.TemporaryDirectory(prefix="mutation-") as folder,
         _Trees(Path(folder), options.workers) as trees,
     ):
-        tests = _traced(trees)
+        on_page = any(point.module.startswith("app/") for point in points.values())
+        tests = _traced(trees, LEFT_OUT if on_page else (*LEFT_OUT, "tests/app/"))
         for name, point, verdict in _verdicts(points, trees, tests, journal, options.seconds):
             by_clock += verdict.caught_by.startswith(CLOCK)
             reason = _accepted(point)
@@ -92,10 +95,10 @@ def _known() -> dict[str, Point]:
     return {known.name: known.point(ROOT) for known in KNOWN}
 
 
-def _traced(trees: "_Trees") -> list[TracedTest]:
+def _traced(trees: "_Trees", left_out: tuple[str, ...]) -> list[TracedTest]:
     """All tests that pass, and what they run; those that are not known so far are run now."""
     suite = Suite(KEPT / "tests.json")
-    stale = suite.stale(ROOT)
+    stale = suite.stale(ROOT, left_out)
     if stale:
         print(f"noting what the tests run: {len(stale)} files of tests", flush=True)
 

@@ -12,11 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import pytest
 
@@ -45,13 +44,14 @@ class Recorder:
     def __init__(self, root: Path) -> None:
         self._prefixes = tuple(f"{root / package}{os.sep}" for package in PACKAGES)
         self._skip = len(str(root)) + 1
-        self._runs: dict[str, set[str]] = defaultdict(set)
-        self._current = ""
+        self._runs: dict[str, set[str]] = {}
+        #: What code the test runs, by its id: code itself takes long to hash.
+        self._codes: dict[int, CodeType] = {}
         self._passed: dict[str, float] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        self._current = item.nodeid
+        self._codes = {}
         start = time.perf_counter()
         sys.settrace(self._trace)
         threading.settrace(self._trace)
@@ -60,6 +60,8 @@ class Recorder:
         finally:
             sys.settrace(None)
             threading.settrace(None)
+            codes = list(self._codes.values())
+            self._runs[item.nodeid] = {self._named(code) for code in codes if self._is_ours(code)}
             if item.nodeid in self._passed:
                 self._passed[item.nodeid] = time.perf_counter() - start
 
@@ -70,12 +72,16 @@ class Recorder:
             self._passed.pop(report.nodeid, None)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> None:
-        code = frame.f_code
+        self._codes[id(frame.f_code)] = frame.f_code
+
+    def _is_ours(self, code: CodeType) -> bool:
         file = code.co_filename
-        if file.startswith(self._prefixes) and file.endswith(".py"):  # templates run as code too
-            function = code.co_qualname.replace(".<locals>", "")
-            named = ".".join(part for part in function.split(".") if not part.startswith("<"))
-            self._runs[self._current].add(f"{file[self._skip :]}:{named}")
+        return file.startswith(self._prefixes) and file.endswith(".py")  # templates are code too
+
+    def _named(self, code: CodeType) -> str:
+        function = code.co_qualname.replace(".<locals>", "")
+        named = ".".join(part for part in function.split(".") if not part.startswith("<"))
+        return f"{code.co_filename[self._skip :]}:{named}"
 
     def found(self) -> dict[str, dict[str, object]]:
         """What is known of the tests that passed, by name."""
@@ -100,17 +106,19 @@ class Suite:
             for name, about in file["tests"].items()
         ]
 
-    def stale(self, root: Path) -> list[str]:
-        """Files of tests to be run again: they, or modules that they run, have changed."""
+    def stale(self, root: Path, left_out: tuple[str, ...]) -> list[str]:
+        """Files of tests to be run again: they, or modules that they run, have changed.
+
+        Args:
+            left_out: folders, with a slash at the end, whose tests are not wanted.
+        """
         digests = _digests(root)
-        files = sorted(path for path in digests if Path(path).name.startswith("test_"))
-        # The tests of this tool are about it alone.
-        files = [file for file in files if not file.startswith("tests/mutation/")]
-        for gone in self._known.keys() - set(files):
+        for gone in self._known.keys() - digests.keys():
             del self._known[gone]
         return [
             file
-            for file in files
+            for file in sorted(digests)
+            if Path(file).name.startswith("test_") and not file.startswith(left_out)
             if file not in self._known
             or any(digests.get(path) != old for path, old in self._known[file]["about"].items())
         ]
