@@ -1,10 +1,12 @@
 """Threads, the torchvision repair, the model cache."""
 
 import os
+from pathlib import Path
 
 import pytest
+import torch
 
-from sima_core.machine import available_memory, cpu_quota
+from sima_core.machine import Machine, available_memory, cpu_quota
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -53,3 +55,12 @@ def test_without_a_limit_the_machines_memory_counts(tmp_path, limit):
     (tmp_path / "memory.stat").write_text("inactive_file 0")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**20 < available_memory(tmp_path) < total
+
+
+def test_a_machine_is_named_by_its_processor():
+    listed = Path("/proc/cpuinfo")
+    told = listed.read_text() if listed.exists() else ""
+    if "model name" not in told:
+        pytest.skip("this system does not tell its processor's name")
+    name = told.partition("model name")[2].partition(":")[2].splitlines()[0].strip()
+    assert str(Machine.here(torch.zeros(1))).startswith(f"{name}, ")

@@ -34,6 +34,18 @@ def test_a_torchvision_that_fails_for_another_reason_says_so_itself(tmp_path):
     assert in_fresh_python(code.format(path=str(tmp_path))) == "of its own"
 
 
+def test_a_torchvision_whose_operators_do_not_match_torch_is_imported_all_the_same(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(
+        "import torch\n"
+        "if not hasattr(torch.ops.torchvision, 'nms'):\n"
+        "    raise RuntimeError('operator torchvision::nms does not exist')\n"
+        "mark = 'repaired'\n"
+    )
+    code = "import sys; sys.path.insert(0, {path!r}); import sima_core, torchvision as t;"
+    assert in_fresh_python(code.format(path=str(tmp_path)) + "print(t.mark)") == "repaired"
+
+
 def test_timm_is_imported_as_without_us_and_knows_our_architectures():
     code = (
         "import sima_core, timm, importlib.resources as r;"

@@ -146,16 +146,26 @@ def stages_for(point: Point, tests: Sequence[TracedTest], seconds: float) -> lis
     """
     run = f"{point.module}:{point.function}"
     at_import = _is_run_at_import(point)
-    room = {f"tests/{point.room}/", f"tests/test_{point.room}"}
     stages: list[list[TracedTest]] = []
     direct = [t for t in tests if run in t.runs and not at_import]
     nearby = [t for t in tests if any(name.startswith(f"{point.module}:") for name in t.runs)]
-    mirror = [t for t in tests if t.name.startswith(tuple(room))]
+    mirror = [t for t in tests if t.name.startswith(_mirror(point))]
     here = _unique([t for t in _quickest(direct) if t in mirror], _by_closeness(point, mirror))
     there = _unique(_quickest(direct), _quickest(nearby))
     stages.append(_within(here, seconds))
     stages.append(_within([t for t in there if t not in here], seconds))
     return stages
+
+
+def _mirror(point: Point) -> str:
+    """How tests of the module's room are named; what lies in no room has tests that do not either.
+
+    The program's door is tried by those who run the program.
+    """
+    if point.room == "__main__":
+        return "tests/cli/"
+    lies_in_room = (Path(__file__).parents[1] / point.room).is_dir()
+    return f"tests/{point.room}/" if lies_in_room else "tests/test_"
 
 
 def _is_run_at_import(point: Point) -> bool:
