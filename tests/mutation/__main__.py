@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.mutation.known import KNOWN
 from tests.mutation.points import Point, draw, find_points, modules_of
 from tests.mutation.running import CLOCK, Tree, Verdict, stages_for
-from tests.mutation.tracing import Suite, TracedTest, record
+from tests.mutation.tracing import Suite, TracedTest, record, whole_files
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "out" / "mutation"
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _Trees(Path(folder), options.workers) as trees,
     ):
         on_page = any(point.module.startswith("app/") for point in points.values())
-        tests = _traced(trees, LEFT_OUT if on_page else (*LEFT_OUT, "tests/app/"))
+        left_out = LEFT_OUT if on_page else (*LEFT_OUT, "tests/app/")
+        tests = _traced(trees, left_out, options.as_is)
         for name, point, verdict in _verdicts(points, trees, tests, journal, options.seconds):
             by_clock += verdict.caught_by.startswith(CLOCK)
             reason = _accepted(point)
@@ -76,6 +77,9 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--known", action="store_true", help="the bugs that were once missed")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for a mutant's stage")
     parser.add_argument("--workers", type=int, default=2, help="mutants at a time")
+    parser.add_argument(
+        "--as-is", action="store_true", help="note no more what tests run: whole files if unknown"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs found")
     return parser
 
@@ -95,10 +99,12 @@ def _known() -> dict[str, Point]:
     return {known.name: known.point(ROOT) for known in KNOWN}
 
 
-def _traced(trees: "_Trees", left_out: tuple[str, ...]) -> list[TracedTest]:
+def _traced(trees: "_Trees", left_out: tuple[str, ...], as_is: bool) -> list[TracedTest]:
     """All tests that pass, and what they run; those that are not known so far are run now."""
     suite = Suite(KEPT / "tests.json")
     stale = suite.stale(ROOT, left_out)
+    if as_is:
+        return suite.tests() + whole_files(set(stale) - suite.files)
     if stale:
         print(f"noting what the tests run: {len(stale)} files of tests", flush=True)
 

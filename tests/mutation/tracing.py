@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -98,6 +98,11 @@ class Suite:
         self._file, self._lock = file, threading.Lock()
         self._known: dict[str, dict] = json.loads(file.read_text()) if file.exists() else {}
 
+    @property
+    def files(self) -> set[str]:
+        """Those of which something is known, be it old."""
+        return set(self._known)
+
     def tests(self) -> list[TracedTest]:
         """All that pass."""
         return [
@@ -137,6 +142,11 @@ class Suite:
             self._known[file] = {"about": about, "tests": tests}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(json.dumps(self._known))
+
+
+def whole_files(files: Iterable[str]) -> list[TracedTest]:
+    """Files of tests of which nothing is known but that they should pass, in about this time."""
+    return [TracedTest(file, 20.0, frozenset()) for file in files]
 
 
 def _digests(root: Path) -> dict[str, str]:
