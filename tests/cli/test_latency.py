@@ -30,6 +30,7 @@ def test_latency_in_words(photo_file):
     done = run_here("latency", photo_file, "--seconds", 0.5)
     assert done.returncode == 0
     assert "predicted by multiplications (N / head_dim): 9.19×" in done.stdout  # 14 · 21 / 32
+    assert "intermediate: 1351 KiB (N²) against 16 KiB (d²)" in done.stdout  # 4 heads' float32
     assert "auto multiplies" in done.stdout
 
 

@@ -95,6 +95,21 @@ def test_a_strangers_error_is_not_shown_as_a_sentence(monkeypatch):
         download_that_raises(monkeypatch, ValueError("shapes (3,) and (4,) do not match"))
 
 
+@pytest.mark.parametrize(
+    ("typed", "asked"), [([], download.BASE_URL), (["--base-url", "http://a.b/"], "http://a.b/")]
+)
+def test_pictures_are_fetched_from_the_host_that_was_named_or_cocos(monkeypatch, typed, asked):
+    hosts = []
+
+    def fetch(*arguments: object) -> download.Report:
+        hosts.append(arguments[-1])
+        return download.Report(1, 0, {})
+
+    monkeypatch.setattr(download, "download", fetch)
+    assert main(["coco", "download", "--coco", "somewhere", "--ids", "1", *typed]) == 0
+    assert hosts == [asked]
+
+
 def test_failed_pictures_are_status_1(monkeypatch, capsys):
     report = download.Report(1, 0, {"2.jpg": "not in val2017"})
     monkeypatch.setattr(download, "download", lambda *_: report)

@@ -84,3 +84,13 @@ def test_bad_options_are_explained():
         overlay(picture, h, colormap="nope")
     with pytest.raises(ValueError, match="rows"):
         heatmap([1.0, 2.0])
+
+
+def test_by_default_both_the_picture_and_the_heat_are_seen():
+    white, cold = Image.new("RGB", (4, 4), "white"), heatmap([[1.0, 2.0]])
+    alone = np.asarray(overlay(white, cold, opacity=1.0)).astype(int)
+    both = np.asarray(overlay(white, cold)).astype(int)
+    darkest = alone.min(axis=-1) < 100
+    assert darkest.any()
+    assert (alone.min(axis=-1) < both.min(axis=-1))[darkest].all()
+    assert (both.min(axis=-1) < 250)[darkest].all()

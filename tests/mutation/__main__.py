@@ -75,7 +75,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="which ones")
     parser.add_argument("--only", nargs="+", default=["sima_core"], help="modules or folders")
     parser.add_argument("--known", action="store_true", help="the bugs that were once missed")
-    parser.add_argument("--seconds", type=float, default=60, help="of tests for a mutant's stage")
+    parser.add_argument("--seconds", type=float, default=60, help="of a room's tests for a mutant")
     parser.add_argument("--workers", type=int, default=2, help="mutants at a time")
     parser.add_argument(
         "--as-is", action="store_true", help="note no more what tests run: whole files if unknown"

@@ -82,6 +82,22 @@ def test_a_bug_by_which_a_test_never_ends_is_caught_by_the_clock(tmp_path, monke
     assert found.seconds < 30
 
 
+def test_a_test_that_fails_now_and_then_shows_no_bug(tmp_path):
+    checkout, mark = tmp_path / "checkout", tmp_path / "mark"
+    (checkout / "tests").mkdir(parents=True)
+    (checkout / "toy.py").write_text(TOY)
+    test = (
+        "from pathlib import Path\ndef test_first():\n"
+        f"    mark, again = Path({str(mark)!r}), Path({str(mark)!r}).exists()\n"
+        "    mark.touch()\n    assert again\n"
+    )
+    (checkout / "tests" / "test_toy.py").write_text(test)
+    tests = [TracedTest("tests/test_toy.py::test_first", 0.1, frozenset())]
+    tree = Tree(checkout, tmp_path / "copy", tmp_path / "kept")
+    assert not tree.verdict("toy.py", TOY.encode(), [tests]).caught_by
+    assert mark.exists()
+
+
 def test_tests_that_run_the_function_come_first():
     def test(name: str, seconds: float, *runs: str) -> TracedTest:
         return TracedTest(name, seconds, frozenset(runs))

@@ -8,6 +8,7 @@ line, so that what is found outlives small changes.
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -22,6 +23,9 @@ import pytest
 PACKAGES = ("sima_core", "app")
 #: What every run of tests has: quiet, without the browser, nothing left in the tree.
 PYTEST = ("-q", "--tb=no", "-p", "no:cacheprovider", "-m", "not browser")
+#: Bytes that a run of tests may have mapped, and of the largest file it may write.
+_ADDRESS_SPACE = 12 * 2**30
+_FILE_SIZE = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,19 @@ def _digests(root: Path) -> dict[str, str]:
     }
 
 
+def limit() -> None:
+    """Keep this process from asking for all the memory or the disk, as a bug can have it do."""
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_SIZE, _FILE_SIZE))
+
+
 def record(root: Path, files: Sequence[str], env: dict[str, str], out: Path) -> dict[str, dict]:
-    """Run files of tests in a tree and return what `Recorder` found."""
+    """Run files of tests in a tree and return what `Recorder` found.
+
+    They have the limits that they have on mutants: what cannot pass within them shows no bug.
+    """
     command = [sys.executable, "-m", "tests.mutation.tracing", str(out), *files]
-    subprocess.run(command, cwd=root, env=env, check=False)
+    subprocess.run(command, cwd=root, env=env, check=False, preexec_fn=limit)
     return json.loads(out.read_text())
 
 
