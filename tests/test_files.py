@@ -99,6 +99,18 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipes_reader_may_come_a_little_later(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Timer(0.3, lambda: read.append(pipe.read_bytes()))
+    reader.daemon = True  # without a writer it would wait for ever
+    reader.start()
+    write_bytes(pipe, b"scores")
+    reader.join()
+    assert read == [b"scores"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_that_nobody_reads_is_waited_for_only_a_while(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "READER_SECONDS", 0.1)
     os.mkfifo(tmp_path / "pipe")

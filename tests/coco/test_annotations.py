@@ -11,8 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from sima_core.coco import http
-from sima_core.coco.root import annotations_file
+from sima_core.coco import annotations, http
+from sima_core.coco.root import CocoError, annotations_file
 
 from .support import ARCHIVE, BLOCK, SPLIT, archive, error, fetch_list, files_in, listing, member
 
@@ -52,6 +52,18 @@ def test_any_request_may_fail(server, tmp_path, fault):
         assert annotations_file(root, SPLIT).read_bytes() == content
         needed += 1
     assert needed > 3
+
+
+def test_a_list_that_unpacks_to_too_much_is_not_fetched(server, tmp_path, monkeypatch):
+    server.files[ARCHIVE] = archive(
+        {f"instances_{SPLIT}.json": listing([1], padding=10) + b" " * 10**6}
+    )
+    size = member(server.files[ARCHIVE]).compress_size
+    monkeypatch.setattr(annotations, "MAX_LIST_BYTES", 10**6)
+    assert size < 10**6
+    with pytest.raises(CocoError, match="too large to be read"):
+        fetch_list(tmp_path, server)
+    assert server.served[ARCHIVE] <= 2000  # of the archive's directory
 
 
 def test_cut_blocks_are_fetched_again(bucket, tmp_path):

@@ -158,6 +158,14 @@ def test_folders_of_a_stranger(tmp_path: Path) -> None:
     assert found == {f"a/{name}.png": 0 for name in ("pipe", "loop", "nothing", "device")}
 
 
+def test_a_pipe_that_took_a_tar_files_place_meanwhile_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "some.tar")
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)
+    assert refusal(tmp_path / "some.tar").startswith("some.tar cannot be read.")
+
+
 def test_folders_as_deep_as_the_system_has_them(tmp_path: Path) -> None:
     root, depth = tmp_path / "deep", 1500
     root.mkdir()
