@@ -19,6 +19,7 @@ from app import (  # noqa: F401  # all, at start
     templating,
     theme,
     turns,
+    uploads,
     viewer,
     visit,
     visitors,

@@ -18,8 +18,9 @@ from app.words import capitalized
 MAX_JSON = 2**20
 #: Seconds in which a JSON body must have come.
 MAX_SECONDS = 30
-#: How deep values may lie in one another; the page's lie 6 deep.
-MAX_DEPTH = 20
+#: Values in a body, all together, and how deep they may lie in one another: every one costs Gradio
+#: time, in which nobody is answered. The page sends some hundred, 6 deep.
+MAX_PARTS, MAX_DEPTH = 4000, 20
 #: Values that one call may hand over; the page's handlers take up to 9.
 MAX_VALUES = 64
 
@@ -141,8 +142,10 @@ def _parsed(body: bytes) -> dict[str, Any]:
     """The JSON object in a body.
 
     Raises:
-        Refused: there is none, or one too deep.
+        Refused: there is none, or one too deep, or of too many values.
     """
+    if sum(map(body.count, (b"[", b"{", b","))) > MAX_PARTS:
+        raise Refused(400, f"a body holds at most {MAX_PARTS:,} values.")
     try:
         sent = json.loads(body.decode())
     except (ValueError, RecursionError):  # no UTF-8, no JSON, too deep, a number too long

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import mishaps
 from app.arguments import uploaded
 from app.bodies import Bodies, Refused
+from app.uploads import take_only_files
 from sima_core import environment
 
 API = "/gradio_api"
@@ -33,11 +34,13 @@ _SHOWN = 200
 
 _READ = re.compile(
     r"/|/(config|theme\.css|robots\.txt|manifest\.json|favicon\.ico)/?"
-    r"|/(static|assets|svelte)/.+"
+    r"|/(static|assets|svelte)/[!-~]{1,200}"
     rf"|{API}/(info|openapi\.json|theme\.css|startup-events|app_id|queue/(data|status)"
     r"|upload_progress|heartbeat/[^/]+|call/(v2/)?[^/]+/[^/]+|file=.+)/?"
 )
 _SEND = re.compile(rf"{API}/(queue/join|upload|cancel|reset|(call/v2|call|run|api)/[^/]+)/?")
+#: The ranges of a file that are given; others are passed over, as HTTP allows.
+_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
 
 #: What the page may load and run: its own, inline and made up as Gradio's page has it, and nothing
@@ -78,7 +81,10 @@ class Gate:
             await answer.end()  # a stream to someone who has left, or whom nothing awaits
         except Exception as error:
             said, status = _said_of(error, scope["path"])
-            mishaps.note(error, brief=status != 500)
+            late = isinstance(
+                error.__cause__, HTTPException
+            )  # Starlette's, behind a stream's start
+            mishaps.note(error, brief=late or status != 500)
             await answer.refuse(Refused(status, said["detail"]), receive)
 
 
@@ -125,7 +131,7 @@ class _Answer:
 
 
 def _admitted(scope: Scope) -> str:
-    """The path of a request that may come in; drops a forwarded host that is none of ours.
+    """The path of a request that may come in; drops headers that Gradio would wrongly believe.
 
     Raises:
         Refused: it may not.
@@ -139,8 +145,11 @@ def _admitted(scope: Scope) -> str:
             421,
             "this page does not answer to this host: whoever runs it may name it in SIMA_HOSTS.",
         )
+    _drop(scope, b"x-gradio-server")  # an address that the page would then ask in place of this
     if not all(_is_ours(host, scope) for host in headers.getlist("x-forwarded-host")):
-        scope["headers"] = [h for h in scope["headers"] if h[0] != b"x-forwarded-host"]
+        _drop(scope, b"x-forwarded-host")
+    if not all(_RANGE.fullmatch(wanted) for wanted in headers.getlist("range")):
+        _drop(scope, b"range")
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     if scope["method"] in ("GET", "HEAD"):
         if not _READ.fullmatch(path):
@@ -157,6 +166,11 @@ def _admitted(scope: Scope) -> str:
     if not _SEND.fullmatch(path):
         raise Refused(404, "there is nothing at this address.")
     return path
+
+
+def _drop(scope: Scope, name: bytes) -> None:
+    """Have a request come in without a header."""
+    scope["headers"] = [header for header in scope["headers"] if header[0] != name]
 
 
 def _host_of(origin: str) -> str:
@@ -200,6 +214,7 @@ def app_options(max_upload_bytes: int) -> dict[str, Any]:
 
     @contextlib.asynccontextmanager
     async def gated(app: Any) -> AsyncIterator[None]:
+        take_only_files()
         # `middleware=` would stand behind Gradio's own, which answer some requests themselves.
         bodies = Bodies(app.get_blocks(), max_upload_bytes)
         app.middleware_stack = Gate(app.middleware_stack, bodies)

@@ -19,11 +19,12 @@ from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
 from app.tabs.explore import sample_photos
+from app.uploads import forget_progress
 from app.visitors import gradio_folder
 from sima_core import environment
 from sima_core.files import is_full, reason
 
-#: Seconds between two looks for messages that nobody reads.
+#: Seconds between two looks for what Gradio keeps for pages that do not come back for it.
 CLEAN_EVERY = 20.0
 #: Seconds that open connections get to end once the app was told to.
 END_SECONDS = 3.0
@@ -93,6 +94,7 @@ async def _clean(blocks: gr.Blocks, boxes: Mailboxes) -> None:
     while True:
         await asyncio.sleep(CLEAN_EVERY)
         boxes.clean(blocks._queue)
+        forget_progress()
 
 
 def end_when_told(demo: gr.Blocks) -> None:
