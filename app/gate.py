@@ -25,12 +25,11 @@ from app.arguments import uploaded
 from app.bodies import Bodies, Refused
 from app.uploads import take_only_files
 from sima_core import environment
+from sima_core.words import SENTENCE, plain
 
 API = "/gradio_api"
 #: The longest path and query string, in bytes.
 MAX_ADDRESS = 8192
-#: Characters of a sentence of Gradio's that are passed on.
-_SHOWN = 200
 
 _READ = re.compile(
     r"/|/(config|theme\.css|robots\.txt|manifest\.json|favicon\.ico)/?"
@@ -233,7 +232,7 @@ def app_options(max_upload_bytes: int) -> dict[str, Any]:
 def _misshapen(request: Request, error: Any) -> JSONResponse:
     """Names what is missing or of the wrong kind; FastAPI would send it back whole."""
     names = {str(part["loc"][-1]) for part in error.errors()[:8] if part.get("loc")}
-    listed = mishaps.printable(", ".join(sorted(names)), 60)
+    listed = plain(", ".join(sorted(names)), 60)
     return JSONResponse({"detail": f"missing or of the wrong kind: {listed}."}, 422)
 
 
@@ -241,9 +240,7 @@ def _worded(request: Request, error: Any) -> JSONResponse:
     detail = error.detail
     if not isinstance(detail, str):
         detail = "this was refused."
-    return JSONResponse(
-        {"detail": mishaps.printable(detail, _SHOWN)}, error.status_code, error.headers
-    )
+    return JSONResponse({"detail": plain(detail, SENTENCE)}, error.status_code, error.headers)
 
 
 def _broken(request: Request, error: Exception) -> JSONResponse:
