@@ -5,6 +5,7 @@ from app import (  # noqa: F401  # all, at start
     arguments,
     bodies,
     charts,
+    connections,
     controls,
     gate,
     handlers,

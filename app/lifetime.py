@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.routes import App
 
+from app.connections import Watch
 from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
@@ -62,7 +63,8 @@ async def _upkeep(app: App) -> AsyncIterator[None]:
     app.state_holder.set_blocks(blocks)
     boxes = Mailboxes.replace_in(blocks._queue)
     blocks._queue.ANALYTICS_MAX_EVENTS = 0  # nobody reads them, and each event sums them up
-    tasks = [asyncio.create_task(_sweep(blocks)), asyncio.create_task(_clean(blocks, boxes))]
+    upkeep = _sweep(blocks), _clean(blocks, boxes), Watch().keep(blocks)
+    tasks = [asyncio.create_task(one) for one in upkeep]
     try:
         yield
     finally:

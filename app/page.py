@@ -6,6 +6,7 @@ import gradio as gr
 
 from app import api, lifetime, theme
 from app.arguments import Page
+from app.connections import allow_many
 from app.gate import app_options
 from app.handlers import QUIET, plainly
 from app.tabs import compare, evidence, explore, latency
@@ -63,6 +64,7 @@ def open_picture(shown: CocoLook | None) -> tuple[str, dict[str, Any]]:
 
 def launch(demo: gr.Blocks) -> None:
     """Serve the page until it is stopped."""
+    allow_many()
     max_upload = int(environment.MAX_UPLOAD_MB.get()) * gr.FileSize.MB
     demo.launch(
         theme=theme.THEME,
