@@ -12,7 +12,6 @@ It imports nothing but what it is told, so that it starts quickly and forks in a
 import importlib
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,6 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
+
+if sys.platform != "win32":
+    import resource
 
 #: Bytes of the longest job and of the longest answer.
 MAX_MESSAGE = 2**16
