@@ -186,7 +186,7 @@ def test_the_app_says_why_it_cannot_start(number):
 @pytest.mark.parametrize("size", ["big", "-1", "0", "1e3", "9" * 5000])
 def test_an_upload_size_that_is_none_is_a_sentence_at_the_start(monkeypatch, size):
     monkeypatch.setenv("SIMA_MAX_UPLOAD_MB", size)
-    with pytest.raises(SystemExit, match="SIMA_MAX_UPLOAD_MB: .* whole number") as ended:
+    with pytest.raises(SystemExit, match=r"SIMA_MAX_UPLOAD_MB: .* whole number") as ended:
         or_say_why(max_upload_bytes)
     assert len(str(ended.value)) < 200
 
