@@ -90,10 +90,11 @@ def be_done_within(seconds: float) -> None:
 
     An earlier end stays. Outside a sandbox this does nothing.
     """
-    left, _ = signal.getitimer(signal.ITIMER_REAL)
-    for say_end in _say_ends if not left or seconds < left else ():
-        say_end(time.monotonic() + seconds)  # first, so that nobody takes the end for a crash
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    for say_end in _say_ends:
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        if not left or seconds < left:
+            say_end(time.monotonic() + seconds)  # first, so that nobody takes the end for a crash
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _limit(job: dict[str, Any]) -> None:
