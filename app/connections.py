@@ -6,13 +6,15 @@ the process's open files. Without any left nobody is answered, and asyncio fills
 
 import asyncio
 import errno
-import resource
 import sys
 import time
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import gradio as gr
+
+if sys.platform != "win32":
+    import resource
 
 #: Seconds between two looks, and for which a connection may be without a request; the server itself
 #: closes those that had one after five.
@@ -27,6 +29,8 @@ _SAY_EVERY = 60.0
 
 def allow_many() -> None:
     """Ask the system for as many open files as it gives."""
+    if sys.platform == "win32":
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
