@@ -31,4 +31,4 @@ demo = lifetime.or_say_why(page.build)
 
 if __name__ == "__main__":
     lifetime.end_when_told(demo)
-    page.launch(demo)
+    lifetime.or_say_why(lambda: page.launch(demo))

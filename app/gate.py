@@ -189,9 +189,11 @@ def _is_ours(host: str, scope: Scope) -> bool:
 
 
 def _named() -> set[str]:
-    """The hosts that are named by whoever runs the page."""
+    """The hosts that are named by whoever runs the page, or by the Space that it runs on."""
     variables = (environment.HOSTS, environment.SPACE_HOST, environment.SERVER_NAME)
     named = ",".join(variable.get() for variable in variables).lower().split(",")
+    if space := environment.SPACE_ID.get().lower():  # owner/name
+        named.append(re.sub(r"[^a-z0-9]+", "-", space) + ".hf.space")
     return {name.strip().strip("[]") for name in named} - {""}
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
@@ -21,7 +21,10 @@ from app.sweeping import EVERY, renew, sweep
 from app.tabs.explore import sample_photos
 from app.visitors import gradio_folder
 from sima_core import environment
+from sima_core.errors import InputError
 from sima_core.files import is_full, reason
+
+T = TypeVar("T")
 
 #: Seconds between two looks for messages that nobody reads.
 CLEAN_EVERY = 20.0
@@ -29,10 +32,12 @@ CLEAN_EVERY = 20.0
 END_SECONDS = 3.0
 
 
-def or_say_why(build: Callable[[], gr.Blocks]) -> gr.Blocks:
-    """What `build` makes; ends the program with a sentence where no file can be written for it."""
+def or_say_why(start: Callable[[], T]) -> T:
+    """What a part of the start gives; where it cannot be, the program ends with a sentence."""
     try:
-        return build()
+        return start()
+    except InputError as error:
+        sys.exit(str(error))
     except OSError as error:
         if not is_full(error) and error.errno not in (errno.EACCES, errno.EROFS):
             raise

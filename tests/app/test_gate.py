@@ -373,9 +373,12 @@ def test_hosts_that_are_named_and_the_address_itself(monkeypatch):
     assert status(b"192.168.1.6:7860", server="192.168.1.5") == 421
 
 
-def test_a_space_may_be_framed_by_its_host_alone(monkeypatch):
-    monkeypatch.setenv("SPACE_ID", "someone/lens")
-    monkeypatch.setenv("SPACE_HOST", "someone-lens.hf.space")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_space_may_be_framed_by_its_host_alone(monkeypatch, named):
+    monkeypatch.setenv("SPACE_ID", "Someone/lens")
+    if named:
+        monkeypatch.setenv("SPACE_HOST", "someone-lens.hf.space")
+    assert answer(well, headers=[(b"host", b"other-lens.hf.space")])[0] == 421
     status, headers, _ = answer(well, headers=[(b"host", b"someone-lens.hf.space")])
     assert status == 200
     assert "x-frame-options" not in headers

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from app.lifetime import or_say_why
+from app.page import max_upload_bytes
 from app.sweeping import MAX_AGE, MAX_PAUSE, claim_folder, renew, sweep
 from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
@@ -179,6 +180,14 @@ def test_the_app_says_why_it_cannot_start(number):
     with pytest.raises(SystemExit, match="cannot write its files") as ended:
         or_say_why(build)
     assert "secret" not in str(ended.value)
+
+
+@pytest.mark.parametrize("size", ["big", "-1", "0", "1e3", "9" * 5000])
+def test_an_upload_size_that_is_none_is_a_sentence_at_the_start(monkeypatch, size):
+    monkeypatch.setenv("SIMA_MAX_UPLOAD_MB", size)
+    with pytest.raises(SystemExit, match=r"SIMA_MAX_UPLOAD_MB: .* whole number") as ended:
+        or_say_why(max_upload_bytes)
+    assert len(str(ended.value)) < 200
 
 
 def test_an_app_sweeps_what_another_left_and_ends_when_told(tmp_path, photo_file):
