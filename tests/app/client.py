@@ -128,11 +128,19 @@ class Visitor:
         """What the server tells this session, up to a time of `time.monotonic`."""
         where = f"{_API}/queue/data"
         with self.http.stream("GET", where, params={"session_hash": self.session}) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data:"):
-                    yield json.loads(line.removeprefix("data:"))
+            for line in _lines(stream):
+                if line.startswith(b"data:"):
+                    yield json.loads(line.removeprefix(b"data:"))
                 if time.monotonic() > until:
                     return
+
+
+def _lines(stream: httpx2.Response) -> Iterator[bytes]:
+    """An event stream's lines; httpx's own end at what JSON may hold, such as U+2028, too."""
+    rest = b""
+    for block in stream.iter_bytes():
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
 
 
 def file_data(path: str) -> dict[str, Any]:
