@@ -27,7 +27,8 @@ from app.visit import Look
 from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
 from sima_core.models.architectures import create_model
-from tests.app.driving import Client, look, norms
+from tests.app.client import Visitor, file_data
+from tests.app.driving import look, norms
 from tests.support import awaited
 
 
@@ -231,35 +232,40 @@ def demo() -> Iterator[gr.Blocks]:
 def test_a_visitors_checkpoint_is_never_swapped(demo, tmp_path, photo_file):
     checkpoint = tmp_path / "mine.safetensors"
     save_model(create_model("sima_tiny_12_p16"), checkpoint)
-    visitor = Client(demo.local_url.rstrip("/"))
+    visitor = Visitor(demo.local_url)
     visitor.begin()
-    assert visitor.ask("use_model", visitor.upload(checkpoint), None)["success"]
-    photo = visitor.upload(photo_file)
+    loading, looking = visitor.handler("use_model"), visitor.handler("explore")
+    own = file_data(visitor.upload(checkpoint))
+    assert visitor.call(loading.index, loading.given(sima=own)).done
+    photo = file_data(visitor.upload(photo_file))
 
     def model_of_a_look() -> str:
-        answer = visitor.ask("explore", photo, None, None, 112)
-        if not answer["success"]:
-            return answer["output"]["error"]
+        answer = visitor.call(looking.index, looking.given(photo=photo, resolution=112))
+        if not answer.done:
+            return answer.content
         [look] = [
             value
-            for value in demo.state_holder[visitor.name].state_data.values()
+            for value in demo.state_holder[visitor.session].state_data.values()
             if isinstance(value, Look)
         ]
         return look.bare.name
 
     assert model_of_a_look() == "sima_tiny_12_p16"
-    stranger = Client(demo.local_url.rstrip("/"))
+    stranger = Visitor(demo.local_url)
+    drawing = stranger.handler("draw")
     for _ in range(205):
-        stranger.name = uuid.uuid4().hex
-        stranger.join("draw", None, 12, 0, "gray")
+        stranger.session = uuid.uuid4().hex
+        stranger.join(drawing.index, drawing.defaults)
     assert model_of_a_look() == "sima_tiny_12_p16"
     models = len(visitors.MODELS)
 
-    demo.state_holder._forget(visitor.name)
+    demo.state_holder._forget(visitor.session)
     assert len(visitors.MODELS) == models - 1
     for _ in range(2):
         assert re.search(FORGETTING, model_of_a_look())
-    assert visitor.ask("begin_again", None)["success"]  # which the page asks for by itself
+    assert visitor.call(
+        visitor.handler("begin_again").index, [None]
+    ).done  # which the page asks for by itself
     assert model_of_a_look() == "sima_nano_12_p16"
 
 
