@@ -78,16 +78,18 @@ def viewer_html(
     head: int | None,
     colormap: str,
     on_top: Mapping[Side, Markup] | None = None,
+    photo: Photo | None = None,
 ) -> Markup:
     """Both pictures with overlays, colour bars and read-outs.
 
     Args:
         on_top: what to lay over the pictures.
+        photo: the analysed one, where it is made for the page already.
 
     Raises:
         InputError: a layer or head that does not exist, or a map that is not finite.
     """
-    photo = Photo.of(analysis.image)
+    photo = photo or Photo.of(analysis.image)
     heads = "all heads" if head is None else f"head {head}"
     figures = [
         figure_html(
