@@ -1,6 +1,6 @@
 """SECURITY.md promises what the code holds."""
 
-from app import bodies, page, sessions, turns, visitors
+from app import bodies, connections, page, sessions, turns, uploads, visitors
 from app.visitors import MODELS
 from sima_core.coco import listing
 from sima_core.environment import MAX_UPLOAD_MB
@@ -36,8 +36,10 @@ def test_limits_that_are_promised_are_those_of_the_code():
         "one look": f"{visitors.MAX_TOKENS:,} tokens; a turn of {turns.TURN_SECONDS:g} s, one "
         f"visitor at a time; waiting for it {turns.WAIT_SECONDS:g} s",
         "requests that wait": str(page.MAX_WAITING),
-        "upload": f"`{MAX_UPLOAD_MB.name}` ({MAX_UPLOAD_MB.default}); any other body "
-        f"{mib(bodies.MAX_JSON)}",
+        "upload": f"`{MAX_UPLOAD_MB.name}` ({MAX_UPLOAD_MB.default}), {uploads.MAX_FILES} files; "
+        f"{bodies.MAX_PAUSE} s without a byte of it",
+        "any other request": f"a body of {mib(bodies.MAX_JSON)} and {bodies.MAX_PARTS:,} values; "
+        f"{connections.SILENT_SECONDS:g} s for a connection on which nothing is asked",
         "visits remembered": f"{sessions.MAX_VISITS:,}, of {mib(sessions.MAX_BYTES)} together",
         "weights from the Hub": f"{mib(hub.MAX_HUB_BYTES)}, {hub.FETCH_SECONDS:g} s",
     }

@@ -77,6 +77,13 @@ def test_visits_that_lose_least_go_first(stores):
     assert stores.dropped == ["closed", None, "has", "newer"]  # their models may go
 
 
+def test_a_page_that_comes_back_is_open_again(stores):
+    sessions = stores.sessions()
+    sessions["phone"][stores.held] = Sized(num_bytes=9)
+    sessions.session_data["phone"].is_closed = True
+    assert not sessions["phone"].is_closed  # asked for again
+
+
 def test_what_all_visits_keep_is_bounded(stores):
     sessions = stores.sessions(max_bytes=100)
     sessions["empty"][stores.held] = Sized(num_bytes=0)
