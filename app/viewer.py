@@ -51,7 +51,10 @@ class Photo:
         longer = max(width, height)
         scale = min(max(longer, SMALLEST_DISPLAY_SIDE), DISPLAY_SIDE) / longer
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        return cls(_data_uri(np.asarray(image.resize(size))), size, width / height)
+        # Hamming shrinks as well as bicubic does, in half the time.
+        how = Image.Resampling.HAMMING if scale < 1 else Image.Resampling.BICUBIC
+        shown = image.resize(size, how, reducing_gap=3.0)
+        return cls(_data_uri(np.asarray(shown)), size, width / height)
 
 
 @dataclass(frozen=True)
