@@ -2,7 +2,7 @@
 
     python -m tests.lens.reading_times [--page] OTHER_CHECKOUT PICTURE …
 
-Both read each picture in turn, so that whatever else the machine does meets both alike. With --page,
+Both read each picture in turn, so that whatever else the machine does meets both alike. --page:
 what the page does with an upload: read it, look, draw.
 """
 
