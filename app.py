@@ -5,6 +5,7 @@ from app import (  # noqa: F401  # all, at start
     arguments,
     bodies,
     charts,
+    connections,
     controls,
     gate,
     handlers,
@@ -19,6 +20,7 @@ from app import (  # noqa: F401  # all, at start
     templating,
     theme,
     turns,
+    uploads,
     viewer,
     visit,
     visitors,
@@ -31,4 +33,4 @@ demo = lifetime.or_say_why(page.build)
 
 if __name__ == "__main__":
     lifetime.end_when_told(demo)
-    page.launch(demo)
+    lifetime.or_say_why(lambda: page.launch(demo))

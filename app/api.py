@@ -9,7 +9,7 @@ from PIL import Image
 from app.controls import photo_box, whole
 from app.handlers import COMPUTE, plainly
 from app.tabs.latency import MAX_SECONDS, MIN_SECONDS, compare_within_limits
-from app.visitors import analyze_within_limits, bundled
+from app.visitors import analyze_within_limits, bundled, kept
 from sima_core.defaults import LAYER, OPACITY, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.lens.export import describe
@@ -45,8 +45,7 @@ def heatmap(
     analysis = analyze_within_limits(image, None, whole(resolution, RESOLUTION))
     [layer] = layer_numbers(whole(layer, LAYER), len(analysis.layers))
     opacity = OPACITY if opacity is None else opacity
-    picture = analysis.image.copy()
-    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # leaves a smaller one as it is
+    picture = kept(analysis.image, MAX_SIDE)
     query, key = (
         overlay(picture, analysis.heatmap(side, layer, head or None), colormap, opacity)
         for side in SIDES

@@ -18,6 +18,7 @@ from gradio.state_holder import SessionState
 
 from app import mishaps
 from app.handlers import refusal
+from sima_core.words import plain
 
 #: The longest path, text and list that are looked at, and the largest number; Textbox's
 #: `max_length` may say less.
@@ -223,7 +224,7 @@ def shown(value: object) -> str:
         return "a list" if isinstance(value, list) else "an object"
     if isinstance(value, int) and abs(value) > 10**_SHOWN:
         return "a very large number" if value > 0 else "a very small number"
-    return mishaps.printable(repr(value) if isinstance(value, str) else str(value), _SHOWN)
+    return plain(repr(value) if isinstance(value, str) else str(value), _SHOWN)
 
 
 _Reader = Callable[[Any, Any, str, bool], Any]

@@ -16,10 +16,11 @@ from app.words import capitalized
 
 #: Bytes of a JSON body, and of what surrounds a file in an upload.
 MAX_JSON = 2**20
-#: Seconds in which a JSON body must have come.
-MAX_SECONDS = 30
-#: How deep values may lie in one another; the page's lie 6 deep.
-MAX_DEPTH = 20
+#: Seconds in which a JSON body must have come, and for which an upload may pause.
+MAX_SECONDS, MAX_PAUSE = 30, 60
+#: Values in a body, all together, and how deep they may lie in one another: every one costs Gradio
+#: time, in which nobody is answered. The page sends some hundred, 6 deep.
+MAX_PARTS, MAX_DEPTH = 4000, 20
 #: Values that one call may hand over; the page's handlers take up to 9.
 MAX_VALUES = 64
 
@@ -141,8 +142,10 @@ def _parsed(body: bytes) -> dict[str, Any]:
     """The JSON object in a body.
 
     Raises:
-        Refused: there is none, or one too deep.
+        Refused: there is none, or one too deep, or of too many values.
     """
+    if sum(map(body.count, (b"[", b"{", b","))) > MAX_PARTS:
+        raise Refused(400, f"a body holds at most {MAX_PARTS:,} values.")
     try:
         sent = json.loads(body.decode())
     except (ValueError, RecursionError):  # no UTF-8, no JSON, too deep, a number too long
@@ -176,13 +179,21 @@ async def _whole(receive: Receive, most: int) -> bytes:
 
 
 def _counted(receive: Receive, most: int) -> Receive:
-    """The same messages, of which the bodies together may have so many bytes."""
-    came = 0
+    """The same messages, of which the bodies together may have so many bytes, and none keeps one
+    waiting for long.
+    """
+    came, more = 0, True
 
     async def counted() -> Message:
-        nonlocal came
-        message = await receive()
+        nonlocal came, more
+        try:
+            # Behind the body comes only that the client leaves, which may take as long as it likes.
+            async with asyncio.timeout(MAX_PAUSE if more else None):
+                message = await receive()
+        except TimeoutError:
+            raise Refused(408, f"nothing came for {MAX_PAUSE} seconds.") from None
         came += len(message.get("body", b""))
+        more = message.get("more_body", False)
         if came > most:
             raise _too_long(most)
         return message

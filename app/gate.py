@@ -23,21 +23,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import mishaps
 from app.arguments import uploaded
 from app.bodies import Bodies, Refused
+from app.uploads import take_only_files
 from sima_core import environment
+from sima_core.words import SENTENCE, plain
 
 API = "/gradio_api"
 #: The longest path and query string, in bytes.
 MAX_ADDRESS = 8192
-#: Characters of a sentence of Gradio's that are passed on.
-_SHOWN = 200
 
 _READ = re.compile(
     r"/|/(config|theme\.css|robots\.txt|manifest\.json|favicon\.ico)/?"
-    r"|/(static|assets|svelte)/.+"
+    r"|/(static|assets|svelte)/[!-~]{1,200}"
     rf"|{API}/(info|openapi\.json|theme\.css|startup-events|app_id|queue/(data|status)"
     r"|upload_progress|heartbeat/[^/]+|call/(v2/)?[^/]+/[^/]+|file=.+)/?"
 )
 _SEND = re.compile(rf"{API}/(queue/join|upload|cancel|reset|(call/v2|call|run|api)/[^/]+)/?")
+#: The ranges of a file that are given; others are passed over, as HTTP allows.
+_RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
 
 #: What the page may load and run: its own, inline and made up as Gradio's page has it, and nothing
@@ -78,7 +80,10 @@ class Gate:
             await answer.end()  # a stream to someone who has left, or whom nothing awaits
         except Exception as error:
             said, status = _said_of(error, scope["path"])
-            mishaps.note(error, brief=status != 500)
+            late = isinstance(
+                error.__cause__, HTTPException
+            )  # Starlette's, behind a stream's start
+            mishaps.note(error, brief=late or status != 500)
             await answer.refuse(Refused(status, said["detail"]), receive)
 
 
@@ -125,7 +130,7 @@ class _Answer:
 
 
 def _admitted(scope: Scope) -> str:
-    """The path of a request that may come in; drops a forwarded host that is none of ours.
+    """The path of a request that may come in; drops headers that Gradio would wrongly believe.
 
     Raises:
         Refused: it may not.
@@ -139,8 +144,11 @@ def _admitted(scope: Scope) -> str:
             421,
             "this page does not answer to this host: whoever runs it may name it in SIMA_HOSTS.",
         )
+    _drop(scope, b"x-gradio-server")  # an address that the page would then ask in place of this
     if not all(_is_ours(host, scope) for host in headers.getlist("x-forwarded-host")):
-        scope["headers"] = [h for h in scope["headers"] if h[0] != b"x-forwarded-host"]
+        _drop(scope, b"x-forwarded-host")
+    if not all(_RANGE.fullmatch(wanted) for wanted in headers.getlist("range")):
+        _drop(scope, b"range")
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     if scope["method"] in ("GET", "HEAD"):
         if not _READ.fullmatch(path):
@@ -157,6 +165,11 @@ def _admitted(scope: Scope) -> str:
     if not _SEND.fullmatch(path):
         raise Refused(404, "there is nothing at this address.")
     return path
+
+
+def _drop(scope: Scope, name: bytes) -> None:
+    """Have a request come in without a header."""
+    scope["headers"] = [header for header in scope["headers"] if header[0] != name]
 
 
 def _host_of(origin: str) -> str:
@@ -189,9 +202,11 @@ def _is_ours(host: str, scope: Scope) -> bool:
 
 
 def _named() -> set[str]:
-    """The hosts that are named by whoever runs the page."""
+    """The hosts that are named by whoever runs the page, or by the Space that it runs on."""
     variables = (environment.HOSTS, environment.SPACE_HOST, environment.SERVER_NAME)
     named = ",".join(variable.get() for variable in variables).lower().split(",")
+    if space := environment.SPACE_ID.get().lower():  # owner/name
+        named.append(re.sub(r"[^a-z0-9]+", "-", space) + ".hf.space")
     return {name.strip().strip("[]") for name in named} - {""}
 
 
@@ -200,6 +215,7 @@ def app_options(max_upload_bytes: int) -> dict[str, Any]:
 
     @contextlib.asynccontextmanager
     async def gated(app: Any) -> AsyncIterator[None]:
+        take_only_files()
         # `middleware=` would stand behind Gradio's own, which answer some requests themselves.
         bodies = Bodies(app.get_blocks(), max_upload_bytes)
         app.middleware_stack = Gate(app.middleware_stack, bodies)
@@ -218,7 +234,7 @@ def app_options(max_upload_bytes: int) -> dict[str, Any]:
 def _misshapen(request: Request, error: Any) -> JSONResponse:
     """Names what is missing or of the wrong kind; FastAPI would send it back whole."""
     names = {str(part["loc"][-1]) for part in error.errors()[:8] if part.get("loc")}
-    listed = mishaps.printable(", ".join(sorted(names)), 60)
+    listed = plain(", ".join(sorted(names)), 60)
     return JSONResponse({"detail": f"missing or of the wrong kind: {listed}."}, 422)
 
 
@@ -226,9 +242,7 @@ def _worded(request: Request, error: Any) -> JSONResponse:
     detail = error.detail
     if not isinstance(detail, str):
         detail = "this was refused."
-    return JSONResponse(
-        {"detail": mishaps.printable(detail, _SHOWN)}, error.status_code, error.headers
-    )
+    return JSONResponse({"detail": plain(detail, SENTENCE)}, error.status_code, error.headers)
 
 
 def _broken(request: Request, error: Exception) -> JSONResponse:

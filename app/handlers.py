@@ -8,15 +8,12 @@ from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 
-from app.mishaps import printable
 from app.words import capitalized
 from sima_core.errors import SimaLensError
+from sima_core.words import SENTENCE, plain
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: Characters of a sentence, whatever a library put into it.
-MAX_SENTENCE = 200
 
 #: Event options for whatever runs a model. Some read their pictures beside each other, so that none
 #: waits for another's; then each waits for a turn (`app.turns`).
@@ -47,7 +44,7 @@ def plain_errors() -> Iterator[None]:
 
 def refusal(sentence: str) -> gr.Error:
     """A sentence to be raised for the visitor; the page takes it for HTML."""
-    text = html.escape(printable(sentence, MAX_SENTENCE), quote=False)
+    text = html.escape(plain(sentence, SENTENCE), quote=False)
     return gr.Error(text, duration=None, print_exception=False)
 
 

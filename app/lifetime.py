@@ -9,30 +9,37 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 from gradio.routes import App
 
+from app.connections import Watch
 from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
 from app.tabs.explore import sample_photos
+from app.uploads import forget_progress
 from app.visitors import gradio_folder
 from sima_core import environment
+from sima_core.errors import InputError
 from sima_core.files import is_full, reason
 
-#: Seconds between two looks for messages that nobody reads.
+T = TypeVar("T")
+
+#: Seconds between two looks for what Gradio keeps for pages that do not come back for it.
 CLEAN_EVERY = 20.0
 #: Seconds that open connections get to end once the app was told to.
 END_SECONDS = 3.0
 
 
-def or_say_why(build: Callable[[], gr.Blocks]) -> gr.Blocks:
-    """What `build` makes; ends the program with a sentence where no file can be written for it."""
+def or_say_why(start: Callable[[], T]) -> T:
+    """What a part of the start gives; where it cannot be, the program ends with a sentence."""
     try:
-        return build()
+        return start()
+    except InputError as error:
+        sys.exit(str(error))
     except OSError as error:
         if not is_full(error) and error.errno not in (errno.EACCES, errno.EROFS):
             raise
@@ -61,7 +68,8 @@ async def _upkeep(app: App) -> AsyncIterator[None]:
     app.state_holder.set_blocks(blocks)
     boxes = Mailboxes.replace_in(blocks._queue)
     blocks._queue.ANALYTICS_MAX_EVENTS = 0  # nobody reads them, and each event sums them up
-    tasks = [asyncio.create_task(_sweep(blocks)), asyncio.create_task(_clean(blocks, boxes))]
+    upkeep = _sweep(blocks), _clean(blocks, boxes), Watch().keep(blocks)
+    tasks = [asyncio.create_task(one) for one in upkeep]
     try:
         yield
     finally:
@@ -93,6 +101,7 @@ async def _clean(blocks: gr.Blocks, boxes: Mailboxes) -> None:
     while True:
         await asyncio.sleep(CLEAN_EVERY)
         boxes.clean(blocks._queue)
+        forget_progress()
 
 
 def end_when_told(demo: gr.Blocks) -> None:

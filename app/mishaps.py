@@ -4,6 +4,7 @@ import sys
 import traceback
 
 from sima_core.files import is_full
+from sima_core.words import plain
 
 #: The sentence for whoever asked; what happened is for the log alone.
 SENTENCE = "Something went wrong here that should not have: try again, and report it if it stays."
@@ -21,7 +22,7 @@ def sentence(error: BaseException) -> str:
 
 
 def note(error: BaseException, brief: bool = False) -> None:
-    """Log an exception: the end of its traceback, cut, control characters escaped.
+    """Log an exception: the end of its traceback, cut, made plain.
 
     Args:
         brief: only its kind, where nothing has to be mended here.
@@ -30,10 +31,4 @@ def note(error: BaseException, brief: bool = False) -> None:
         print(f"could not be served: {type(error).__name__}", file=sys.stderr)
         return
     lines = "".join(traceback.format_exception(error, limit=-_FRAMES, chain=False)).splitlines()
-    print("\n".join(printable(line, _LINE) for line in lines)[-_ALL:], file=sys.stderr)
-
-
-def printable(text: str, most: int) -> str:
-    """At most so many characters of a text, all of which can be printed and sent."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+    print("\n".join(plain(line, _LINE) for line in lines)[-_ALL:], file=sys.stderr)

@@ -6,6 +6,7 @@ import gradio as gr
 
 from app import api, lifetime, theme
 from app.arguments import Page
+from app.connections import allow_many
 from app.gate import app_options
 from app.handlers import QUIET, plainly
 from app.tabs import compare, evidence, explore, latency
@@ -15,10 +16,14 @@ from app.templating import render
 from app.visit import CocoLook, Visit
 from sima_core import environment
 from sima_core.bench import calibration
+from sima_core.errors import InputError
 from sima_core.machine import keep_freed_memory, use_available_cpus
+from sima_core.numbers import Whole
 
 #: Requests that may wait.
 MAX_WAITING = 64
+#: What may be set as the largest upload.
+UPLOAD_MB = Whole(1, 10_000)
 
 #: The id of the first tab, to which another leads.
 EXPLORE = "explore-tab"
@@ -61,9 +66,27 @@ def open_picture(shown: CocoLook | None) -> tuple[str, dict[str, Any]]:
     return copy_of(shown), gr.update(selected=EXPLORE)
 
 
+def max_upload_bytes() -> int:
+    """The size of the largest file that the page takes.
+
+    Raises:
+        InputError: the environment says no size.
+    """
+    variable = environment.MAX_UPLOAD_MB
+    try:
+        return UPLOAD_MB.read(variable.get()) * gr.FileSize.MB
+    except InputError as error:
+        raise InputError(f"{variable.name}: {error}") from None
+
+
 def launch(demo: gr.Blocks) -> None:
-    """Serve the page until it is stopped."""
-    max_upload = int(environment.MAX_UPLOAD_MB.get()) * gr.FileSize.MB
+    """Serve the page until it is stopped.
+
+    Raises:
+        InputError: as `max_upload_bytes`.
+    """
+    max_upload = max_upload_bytes()
+    allow_many()
     demo.launch(
         theme=theme.THEME,
         css_paths=[theme.CSS],

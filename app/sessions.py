@@ -112,6 +112,7 @@ class Sessions(StateHolder):
             session = self.session_data.pop(session_id, None)
             if session is not None:
                 session.last_used = time.monotonic()
+                session.is_closed = False  # its page has come back, as a phone's does
                 self.session_data[session_id] = session  # now the last
                 return session
             session = Session(self.blocks, functools.partial(self._changed, session_id))

@@ -51,7 +51,10 @@ class Photo:
         longer = max(width, height)
         scale = min(max(longer, SMALLEST_DISPLAY_SIDE), DISPLAY_SIDE) / longer
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        return cls(_data_uri(np.asarray(image.resize(size))), size, width / height)
+        # Hamming shrinks as well as bicubic does, in half the time.
+        how = Image.Resampling.HAMMING if scale < 1 else Image.Resampling.BICUBIC
+        shown = image.resize(size, how, reducing_gap=3.0)
+        return cls(_data_uri(np.asarray(shown)), size, width / height)
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,18 @@ def viewer_html(
     head: int | None,
     colormap: str,
     on_top: Mapping[Side, Markup] | None = None,
+    photo: Photo | None = None,
 ) -> Markup:
     """Both pictures with overlays, colour bars and read-outs.
 
     Args:
         on_top: what to lay over the pictures.
+        photo: the analysed one, where it is made for the page already.
 
     Raises:
         InputError: a layer or head that does not exist, or a map that is not finite.
     """
-    photo = Photo.of(analysis.image)
+    photo = photo or Photo.of(analysis.image)
     heads = "all heads" if head is None else f"head {head}"
     figures = [
         figure_html(

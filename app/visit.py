@@ -1,6 +1,5 @@
 """What one visit holds: the only things that the tabs share."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,16 @@ import gradio as gr
 from PIL import Image
 
 from app.handlers import QUIET
-from app.visitors import FORGOTTEN, FORGOTTEN_IN_WORDS, MODELS, bundled, kept
-from sima_core import Analysis
+from app.viewer import Photo
+from app.visitors import (
+    FORGOTTEN,
+    FORGOTTEN_IN_WORDS,
+    MODELS,
+    bundled,
+    kept,
+    require_photo,
+)
+from sima_core import Analysis, load_image
 from sima_core.bench.whole_models import ModelTime
 from sima_core.coco.split import CocoPicture
 from sima_core.comparison import Panel
@@ -25,29 +32,31 @@ _NO_IMAGE = Image.new("RGB", (1, 1))
 class Look:
     """A photo and what the model made of it, as it is held for a whole visit.
 
-    The photo is held as a JPEG of high quality, some 700 KB where its pixels would take 9 MB.
+    Of the photo only what the page shows is held, made once for all that is drawn of it; the
+    uploaded file has the rest.
     """
 
     path: str
-    #: The photo, at most `visitors.KEPT_SIDE` pixels long.
-    jpeg: bytes
+    photo: Photo
     #: Without its photo.
-    bare: Analysis
+    analysis: Analysis
     #: What it counts for among all that visits keep; 0 where all of them share it.
     num_bytes: int
 
     @classmethod
     def of(cls, path: str, analysis: Analysis) -> Self:
         """A look at the photo at `path`."""
-        jpeg = io.BytesIO()
-        kept(analysis.image).save(jpeg, "JPEG", quality=95, subsampling=0)
-        bare = replace(analysis, image=_NO_IMAGE)
-        return cls(path, jpeg.getvalue(), bare, len(jpeg.getvalue()) + _norms_bytes(bare))
+        photo, bare = Photo.of(analysis.image), replace(analysis, image=_NO_IMAGE)
+        return cls(path, photo, bare, len(photo.uri) + _norms_bytes(bare))
 
-    @property
-    def analysis(self) -> Analysis:
-        """What the model made of the photo, with the photo; decoded each time."""
-        return replace(self.bare, image=Image.open(io.BytesIO(self.jpeg)).convert("RGB"))
+    def with_photo(self) -> Analysis:
+        """What the model made of the photo, with the photo, at most `KEPT_SIDE` pixels long.
+
+        Raises:
+            InputError: its file is no longer there.
+            ImageError: as `load_image`.
+        """
+        return replace(self.analysis, image=kept(load_image(require_photo(self.path))))
 
     @property
     def name(self) -> str:

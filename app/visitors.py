@@ -117,10 +117,15 @@ def require_photo(path: str | Path | None) -> str:
 
 
 def kept(image: Image.Image, side: int = KEPT_SIDE) -> Image.Image:
-    """A copy small enough to hold for a whole visit: its longer side is at most so many pixels."""
-    copy = image.copy()
-    copy.thumbnail((side, side))
-    return copy
+    """The picture small enough to hold for a whole visit: at most so many pixels long.
+
+    It may be the same one. A large one is never copied, as Pillow's `thumbnail` would have it.
+    """
+    scale = side / max(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(n * scale)) for n in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def gradio_folder() -> Path:

@@ -83,7 +83,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep up to 256 MiB that was freed instead of handing it back at once.
 
     Tensors of some megabytes come and go with every forward pass; mapping their pages anew each
-    time can double the time of attention over thousands of tokens. Only glibc is asked.
+    time can double the time of attention over thousands of tokens. Threads share two pools, or
+    each of a server's would keep so much. Only glibc is asked.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -91,6 +92,7 @@ def keep_freed_memory() -> None:
         return  # another C library
     mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, at its highest
     mallopt(-1, 256 * 2**20)  # M_TRIM_THRESHOLD
+    mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def versions() -> dict[str, str]:

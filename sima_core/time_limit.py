@@ -1,8 +1,8 @@
 """A limit of time on what is computed for somebody else; nothing is limited until somebody asks.
 
 Python cannot end a thread, so what computes for long looks at the clock itself: the timing loop
-before each call, a model that is looked through before each of its modules, curves before each
-batch. Between two such looks lies one operation of torch.
+before each call, a model that is looked through before each of its blocks, curves before each
+batch. Between two such looks lies a block of a model at most.
 """
 
 import math

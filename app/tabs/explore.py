@@ -118,7 +118,7 @@ def draw(
     analysis = seen.analysis
     view = View.of(analysis, layer, head, colormap)
     return (
-        viewer_html(analysis, view.layer, view.head, view.colormap),
+        viewer_html(analysis, view.layer, view.head, view.colormap, photo=seen.photo),
         summary_html(analysis, seen.name, view.layer, view.head),
     )
 
@@ -133,7 +133,7 @@ def download(
 ) -> str:
     """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
     seen = require_look(seen)
-    analysis = seen.analysis
+    analysis = seen.with_photo()
     view = View.of(analysis, layer, head, colormap)
     stem = f"{Path(seen.name).stem}_layer{view.layer}"
     # In Gradio's cache, so that it is deleted with everything else of this visit.

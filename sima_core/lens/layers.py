@@ -154,9 +154,10 @@ def looking(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _watching_the_time(model: nn.Module) -> Iterator[None]:
-    """Look at the clock before each module, where there is a limit."""
-    watched = model.modules() if is_limited() else ()
-    hooks = [m.register_forward_pre_hook(lambda module, args: check_time()) for m in watched]
+    """Look at the clock before each block, where there is a limit; each module would cost more."""
+    lists = (m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential))
+    blocks = {block for found in lists for block in found} if is_limited() else ()
+    hooks = [b.register_forward_pre_hook(lambda module, args: check_time()) for b in blocks]
     try:
         yield
     finally:

@@ -12,7 +12,6 @@ It imports nothing but what it is told, so that it starts quickly and forks in a
 import importlib
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -21,6 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
+
+if sys.platform != "win32":
+    import resource
 
 #: Bytes of the longest job and of the longest answer.
 MAX_MESSAGE = 2**16
@@ -86,11 +88,13 @@ def run(task: str, file: int, out: int, arguments: dict[str, Any]) -> dict[str, 
 def be_done_within(seconds: float) -> None:
     """For a task that has seen how large its file is: have the system end it so soon.
 
-    Outside a sandbox this does nothing.
+    An earlier end stays. Outside a sandbox this does nothing.
     """
     for say_end in _say_ends:
-        say_end(time.monotonic() + seconds)  # first, so that nobody takes the end for a crash
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        if not left or seconds < left:
+            say_end(time.monotonic() + seconds)  # first, so that nobody takes the end for a crash
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _limit(job: dict[str, Any]) -> None:

@@ -26,16 +26,18 @@ from sima_core import environment
 from sima_core.errors import SimaLensError
 from sima_core.sandbox.child import MAX_MESSAGE, run
 
-#: Jobs that may run at once, in all sandboxes together.
-MAX_JOBS = 4
+#: Jobs of one sandbox that may run at once, and seconds that others wait for a place.
+MAX_JOBS, WAIT_SECONDS = 4, 60.0
 #: Seconds until a sandbox that was just started must take its first job.
 START_SECONDS = 60.0
 #: Seconds beyond a job's own limit after which it is given up even if the system did not end it.
 GRACE_SECONDS = 2.0
 
+if sys.platform != "win32":
+    import fcntl
+
 _CHILD = "sima_core.sandbox.child"
 _SUPPORTED = sys.platform == "linux"
-_PLACES = threading.BoundedSemaphore(MAX_JOBS)
 
 
 class SandboxError(SimaLensError):
@@ -63,6 +65,12 @@ class BrokenError(SandboxError):
     """The job failed in a way that its task did not expect, or crashed."""
 
     SENTENCE = "The file is broken and cannot be read."
+
+
+class BusyError(SandboxError):
+    """No place became free in time; to be passed on as it is."""
+
+    SENTENCE = "Too many files are being read here: try again in a minute."
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Sandbox:
     def __init__(self, *modules: str) -> None:
         self._modules = modules
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MAX_JOBS)
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
@@ -116,12 +125,18 @@ class Sandbox:
 
         Raises:
             TooSlowError, TooLargeError, BrokenError: the job came to no result.
+            BusyError: too many jobs are there already.
         """
         job = {"task": task, "arguments": arguments, **asdict(limits)}
         with in_memory() as out:
             if _SUPPORTED:
-                with _PLACES:
+                if not self._places.acquire(timeout=WAIT_SECONDS):
+                    raise BusyError()
+                try:
                     said = self._ask(json.dumps(job).encode(), file, out)
+                finally:
+                    self._places.release()
+                _seal(out)
             else:
                 said = run(task, os.dup(file.fileno()), os.dup(out.fileno()), arguments)
             if "ok" not in said:
@@ -205,8 +220,14 @@ def in_memory(content: bytes = b"") -> BinaryIO:
 
 def _empty() -> BinaryIO:
     if _SUPPORTED:
-        return os.fdopen(os.memfd_create("sima-lens"), "r+b", buffering=0)
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        return os.fdopen(os.memfd_create("sima-lens", flags), "r+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
+
+
+def _seal(out: BinaryIO) -> None:
+    """Fix the file's size: to read what a child has cut off meanwhile would crash this process."""
+    fcntl.fcntl(out, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 
 
 def _environment() -> dict[str, str]:

@@ -50,18 +50,6 @@ def upload(app: str, *files: Path) -> list[str]:
     return json.loads(text)
 
 
-def run(app: str, fn_index: int, data: list[object], event_data: object = None) -> dict[str, Any]:
-    """What a handler of the page answers: its output, or its error."""
-    session = uuid.uuid4().hex
-    asked = {"fn_index": fn_index, "data": data, "session_hash": session, "event_data": event_data}
-    status, joined = post(app, "queue/join", asked)
-    assert status == 200, joined
-    for message in _events(app, f"/gradio_api/queue/data?session_hash={session}"):
-        if message.get("msg") == "process_completed":
-            return message["output"]
-    raise AssertionError("the queue ended without an answer")
-
-
 def call(app: str, endpoint: str, data: list[object]) -> Any:
     """What a named endpoint answers: a list, or an object with its error."""
     status, joined = post(app, f"call/{endpoint}", {"data": data})

@@ -1,58 +1,11 @@
 """What several tests do with the page."""
 
-import json
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import httpx2
 from playwright.sync_api import Locator, Page, expect
 
 from app.tabs.explore import explore
 from app.visit import Look
-
-
-class Client:
-    """A page or a program that speaks HTTP with the app, under a name of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.api, self.name = f"{url}/gradio_api", uuid.uuid4().hex
-        self.handlers = httpx2.get(f"{url}/config", timeout=30).json()["dependencies"]
-
-    def number(self, handler: str) -> int:
-        """The number of a handler of the page."""
-        return next(h["id"] for h in self.handlers if h["api_name"] == handler)
-
-    def begin(self) -> None:
-        """What a page does when it is opened."""
-        opened = [h["id"] for h in self.handlers if any(t[1] == "load" for t in h["targets"])]
-        for number in opened:
-            self.ask(number)
-
-    def upload(self, path: Path) -> dict[str, object]:
-        """Upload a file; gives what a handler takes for it."""
-        with path.open("rb") as file:
-            answer = httpx2.post(f"{self.api}/upload", files={"files": file}, timeout=30)
-        return {"path": answer.json()[0], "meta": {"_type": "gradio.FileData"}}
-
-    def join(self, handler: str | int, *data: object) -> bool:
-        """Have a handler run; returns whether there was room in the queue."""
-        number = self.number(handler) if isinstance(handler, str) else handler
-        body = {"fn_index": number, "data": data, "session_hash": self.name}
-        return httpx2.post(f"{self.api}/queue/join", json=body, timeout=30).status_code == 200
-
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the app says to this client, as it comes."""
-        address = f"{self.api}/queue/data?session_hash={self.name}"
-        with httpx2.stream("GET", address, timeout=60) as stream:
-            for line in filter(None, stream.iter_lines()):
-                yield json.loads(line.removeprefix("data: "))
-
-    def ask(self, handler: str | int, *data: object) -> dict[str, Any]:
-        """Have a handler run; gives the message with its answer."""
-        assert self.join(handler, *data)
-        return next(m for m in self.messages() if m["msg"] == "process_completed")
 
 
 def look(path: str | None, model_key: str | None, resolution: float) -> Look:

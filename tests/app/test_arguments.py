@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import gradio as gr
 import pytest
@@ -16,7 +15,8 @@ from PIL import Image
 from app import page
 from app.arguments import argument_name, read
 from app.tabs.explore import sample_photos
-from tests.app.asking import call, run, upload
+from tests.app.asking import call, upload
+from tests.app.client import Visitor
 from tests.support import ROOT, awaited
 
 GOOD = {"_type": "gradio.FileData"}
@@ -332,8 +332,7 @@ def test_a_bug_of_ours_is_a_sentence_and_a_short_note(capfd):
 )
 def test_events_that_the_page_never_sends(app, sent):
     """A click that says too little about what was clicked."""
-    config = json.load(urlopen(f"{app}/config"))
-    for name in ("pick_sample", "clicked"):
-        [dependency] = [d for d in config["dependencies"] if d["api_name"] == name]
-        answer = run(app, dependency["id"], [None] * len(dependency["inputs"]), sent)
-        assert answer["error"].startswith("Choose "), answer
+    with Visitor(app) as visitor:
+        for handler in map(visitor.handler, ("pick_sample", "clicked")):
+            answer = visitor.call(handler.index, handler.defaults, event_data=sent)
+            assert answer.content.startswith("Choose "), answer

@@ -7,10 +7,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from gradio import routes
+from gradio.route_utils import FileUploadProgress
+from starlette.exceptions import HTTPException
 
 from app import gate
 from app.bodies import MAX_DEPTH, MAX_JSON, Bodies, Refused
 from app.gate import Gate
+from app.uploads import MAX_FILES, MAX_TRACKED, forget_progress
 from sima_core import environment
 from tests.app.asking import JSON, post, send, upload
 from tests.support import ROOT, awaited
@@ -163,6 +167,17 @@ def test_bodies_that_are_too_long_are_refused(app):
             assert connection.recv(4096).split()[1] in (b"413", b"400")
 
 
+@pytest.mark.parametrize("value", ["[]", "{}", "1", '{"path": "a"}'])
+def test_bodies_of_too_many_values_are_refused(app, value):
+    """They stop the server for seconds, whatever a handler says to them."""
+    many = ", ".join([value] * 20_000)
+    for data in (f"[{many}]", f"[[{many}]]", f'[{{"a": [{many}]}}]'):
+        body = f'{{"fn_index": 0, "session_hash": "visit", "data": {data}}}'.encode()
+        for route in ("queue/join", "call/heatmap"):
+            status, said = post(app, route, body)
+            assert (status, said["detail"]) == (400, "A body holds at most 4,000 values.")
+
+
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
 def test_other_kinds_of_bodies_are_refused(app, kind):
     """What a form of another site can send without asking first."""
@@ -239,6 +254,33 @@ def test_no_upload_breaks_the_server(app, body, kind):
             assert all(len(name.parent.name) == 64 for name in stored)  # a folder by its hash
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        part(FILES + '"a.png"') + part('Content-Disposition: form-data; name="x"', b"y" * 2**20),
+        part(FILES + '"a.png"') * (MAX_FILES + 1),
+    ],
+    ids=["a field", "too many files"],
+)
+def test_uploads_hold_files_alone_and_few(app, parts):
+    """A field would be gathered in memory, and thousands of files stop the server for seconds."""
+    kind = "multipart/form-data; boundary=x"
+    body = parts + b"--x--\r\n"
+    status, _, said = send(app, "POST", "/gradio_api/upload", body, Content_Type=kind)
+    assert status == 400
+    assert said.decode() == f"Send files alone here, at most {MAX_FILES} at once."
+
+
+def test_the_progress_of_uploads_that_nobody_asks_for_is_forgotten(monkeypatch):
+    progress = FileUploadProgress()
+    monkeypatch.setattr(routes, "file_upload_statuses", progress)
+    for number in range(MAX_TRACKED + 5):
+        progress.append(str(number), "a.png", b"x")
+    forget_progress()
+    assert len(progress._statuses) == len(progress._signals) == MAX_TRACKED
+    assert not progress.is_done(str(MAX_TRACKED + 4))
+
+
 @pytest.mark.parametrize("name", ["page.html", "drawing.svg", "script.js", "page.xhtml"])
 def test_an_uploaded_page_is_not_shown_as_a_page(app, tmp_path, name):
     (tmp_path / name).write_text("<script>alert(1)</script>")
@@ -292,6 +334,30 @@ def test_only_files_that_were_uploaded_are_fetched(app, photo_file, path):
     assert sentence(body)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        *((wanted, 206) for wanted in ("bytes=0-10", "bytes=5-", "bytes=-5")),
+        *((wanted, 200) for wanted in ("bytes=1-2-3", "bytes=\xb2-\xb3", "bytes=-", "lines=1-2")),
+        *((wanted, 200) for wanted in (f"bytes=0-{'9' * 5000}", "bytes=" + "0-1," * 1000)),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_ranges_that_make_no_sense_are_passed_over(app, photo_file, wanted, status):
+    [path] = upload(app, photo_file)
+    answered, _, body = send(app, "GET", f"/gradio_api/file={path}", Range=wanted)
+    assert answered == status
+    assert (body == photo_file.read_bytes()) == (status == 200)
+
+
+@pytest.mark.parametrize("path", ["a%00b", "a" * 300, "a/" * 3000])
+def test_names_that_no_file_has_are_not_looked_for(app, path):
+    for folder in ("static", "assets", "svelte"):
+        status, _, body = send(app, "GET", f"/{folder}/{path}")
+        assert status == 404
+        assert sentence(body)
+
+
 def test_a_long_address_is_refused(app):
     for path in ("/?" + "x" * 20_000, "/gradio_api/file=/" + "x" * 20_000):
         status, _, body = send(app, "GET", path)
@@ -319,6 +385,9 @@ def test_every_answer_has_the_headers_and_none_is_for_another_host(app):
 
 
 def test_another_host_is_not_written_into_answers(app):
+    for header in ("X_Forwarded_Host", "X_Gradio_Server", "X_Direct_Url"):
+        _, _, body = send(app, "GET", "/config", **{header: "http://evil.example"})
+        assert b"evil.example" not in body
     _, _, body = send(app, "GET", "/config", X_Forwarded_Host="evil.example")
     assert b"evil.example" not in body
 
@@ -361,6 +430,15 @@ def test_what_breaks_behind_the_gate_is_a_sentence_and_a_short_note(capfd, begun
     assert "\x1b" not in noted
 
 
+def test_a_stream_that_nothing_belongs_to_is_a_word_in_the_log(capfd):
+    async def behind_a_stream(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("response already started") from HTTPException(404)
+
+    assert answer(behind_a_stream)[0] == 200
+    assert len(capfd.readouterr().err) < 100
+
+
 def test_hosts_that_are_named_and_the_address_itself(monkeypatch):
     def status(host: bytes, server: str = "127.0.0.1") -> int:
         return answer(well, headers=[(b"host", host)], server=(server, 80))[0]
@@ -373,9 +451,12 @@ def test_hosts_that_are_named_and_the_address_itself(monkeypatch):
     assert status(b"192.168.1.6:7860", server="192.168.1.5") == 421
 
 
-def test_a_space_may_be_framed_by_its_host_alone(monkeypatch):
-    monkeypatch.setenv("SPACE_ID", "someone/lens")
-    monkeypatch.setenv("SPACE_HOST", "someone-lens.hf.space")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_space_may_be_framed_by_its_host_alone(monkeypatch, named):
+    monkeypatch.setenv("SPACE_ID", "Someone/lens")
+    if named:
+        monkeypatch.setenv("SPACE_HOST", "someone-lens.hf.space")
+    assert answer(well, headers=[(b"host", b"other-lens.hf.space")])[0] == 421
     status, headers, _ = answer(well, headers=[(b"host", b"someone-lens.hf.space")])
     assert status == 200
     assert "x-frame-options" not in headers

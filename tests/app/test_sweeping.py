@@ -12,10 +12,11 @@ import httpx2
 import pytest
 
 from app.lifetime import or_say_why
+from app.page import max_upload_bytes
 from app.sweeping import MAX_AGE, MAX_PAUSE, claim_folder, renew, sweep
 from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
-from tests.app.driving import Client
+from tests.app.client import Visitor, file_data
 from tests.app.running import running_app
 from tests.support import ROOT
 
@@ -154,22 +155,21 @@ def test_a_full_disk_is_said_in_a_sentence(small_disk, monkeypatch):
 
 
 def test_on_a_full_disk_uploads_and_results_are_refused_in_words(small_disk, tmp_path, photo_file):
-    with running_app(
-        tmp_path, GRADIO_TEMP_DIR=str(small_disk), XDG_CACHE_HOME=str(tmp_path)
-    ) as url:
-        client = Client(url)
-        photo = client.upload(photo_file)
+    with (
+        running_app(tmp_path, GRADIO_TEMP_DIR=str(small_disk), XDG_CACHE_HOME=str(tmp_path)) as url,
+        Visitor(url) as client,
+    ):
+        photo = file_data(client.upload(photo_file))
         with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
-        with photo_file.open("rb") as file:
-            answer = httpx2.post(
-                f"{client.api}/upload", files={"files": ("other.png", file)}, timeout=30
-            )
-        assert answer.status_code == 507
-        assert "no room left" in answer.text
-        answer = client.ask("heatmap", photo, 12, 0, 64, "gray", 0.5)
-        assert "no room left" in answer["output"]["error"]
+        with pytest.raises(httpx2.HTTPStatusError) as refused:
+            client.upload(photo_file, "other.png")
+        assert refused.value.response.status_code == 507
+        assert "no room left" in refused.value.response.text
+        heatmap = client.handler("heatmap")
+        answer = client.call(heatmap.index, heatmap.given(picture=photo, resolution=64))
+        assert "no room left" in answer.content
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -182,6 +182,14 @@ def test_the_app_says_why_it_cannot_start(number):
     assert "secret" not in str(ended.value)
 
 
+@pytest.mark.parametrize("size", ["big", "-1", "0", "1e3", "9" * 5000])
+def test_an_upload_size_that_is_none_is_a_sentence_at_the_start(monkeypatch, size):
+    monkeypatch.setenv("SIMA_MAX_UPLOAD_MB", size)
+    with pytest.raises(SystemExit, match=r"SIMA_MAX_UPLOAD_MB: .* whole number") as ended:
+        or_say_why(max_upload_bytes)
+    assert len(str(ended.value)) < 200
+
+
 def test_an_app_sweeps_what_another_left_and_ends_when_told(tmp_path, photo_file):
     """Uploads of a killed app go at the next start; SIGTERM ends it, whatever it computes."""
     old = put(tmp_path / f"sima-lens-{os.getuid()}" / "hash" / "upload.png")
@@ -192,13 +200,14 @@ def test_an_app_sweeps_what_another_left_and_ends_when_told(tmp_path, photo_file
         assert not old.parent.exists()
         samples = [path for path in old.parents[1].rglob("*.jpg") if path.is_file()]
         assert len(samples) >= 4  # the page shows them
-        client = Client(url)
+        client = Visitor(url)
         client.begin()
-        upload = client.upload(photo_file)
-        assert Path(upload["path"]).is_relative_to(old.parents[1])
-        client.join("measure_orders", None, None, 12, 224, 20)
+        assert Path(client.upload(photo_file)).is_relative_to(old.parents[1])
+        measuring = client.handler("measure_orders")
+        client.join(measuring.index, measuring.given(time=20))
         messages = client.messages()
         assert any(m["msg"] == "process_generating" for m in messages)
         told = time.monotonic()
     assert time.monotonic() - told < 10  # of the twenty that it measures
     messages.close()
+    client.http.close()

@@ -27,7 +27,8 @@ from app.visit import Look
 from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
 from sima_core.models.architectures import create_model
-from tests.app.driving import Client, look, norms
+from tests.app.client import Visitor, file_data
+from tests.app.driving import look, norms
 from tests.support import awaited
 
 
@@ -74,6 +75,13 @@ def test_visits_that_lose_least_go_first(stores):
         left.append({n for n in ("has", "closed", "plain", "newer") if n in sessions.session_data})
     assert left == [{"has", "plain", "newer"}, {"has", "newer"}, {"newer"}, set()]
     assert stores.dropped == ["closed", None, "has", "newer"]  # their models may go
+
+
+def test_a_page_that_comes_back_is_open_again(stores):
+    sessions = stores.sessions()
+    sessions["phone"][stores.held] = Sized(num_bytes=9)
+    sessions.session_data["phone"].is_closed = True
+    assert not sessions["phone"].is_closed  # asked for again
 
 
 def test_what_all_visits_keep_is_bounded(stores):
@@ -123,17 +131,16 @@ def test_a_session_takes_little_time_and_memory(stores):
 
 def test_what_a_look_keeps_is_counted(tmp_path, photo_file):
     seen = look(str(photo_file), None, 64)
-    norms = [t for n in seen.bare.norms.values() for t in (n.query, n.key)]
-    assert seen.num_bytes == len(seen.jpeg) + sum(t.numel() * 4 for t in norms)
-    assert seen.analysis.image.size == visitors.kept(visitors.load_image(photo_file)).size
+    norms = [t for n in seen.analysis.norms.values() for t in (n.query, n.key)]
+    assert seen.num_bytes == len(seen.photo.uri) + sum(t.numel() * 4 for t in norms)
 
 
-def test_the_kept_photo_looks_the_same(photo_file):
+def test_what_is_downloaded_has_the_photo_itself(photo_file):
     exact = visitors.load_image(photo_file)
     found = visitors.bundled().analyze(exact, 64)
-    kept = Look.of(str(photo_file), found).analysis.image
-    difference = np.asarray(exact).astype(int) - np.asarray(kept)
-    assert np.abs(difference).mean() < 2  # of 255
+    again = Look.of(str(photo_file), found).with_photo()
+    assert np.array_equal(np.asarray(exact), np.asarray(again.image))
+    assert again.norms is found.norms
 
 
 FORGETTING = "visit was forgotten.*choose the photo again.*load your checkpoint again"
@@ -231,35 +238,40 @@ def demo() -> Iterator[gr.Blocks]:
 def test_a_visitors_checkpoint_is_never_swapped(demo, tmp_path, photo_file):
     checkpoint = tmp_path / "mine.safetensors"
     save_model(create_model("sima_tiny_12_p16"), checkpoint)
-    visitor = Client(demo.local_url.rstrip("/"))
+    visitor = Visitor(demo.local_url)
     visitor.begin()
-    assert visitor.ask("use_model", visitor.upload(checkpoint), None)["success"]
-    photo = visitor.upload(photo_file)
+    loading, looking = visitor.handler("use_model"), visitor.handler("explore")
+    own = file_data(visitor.upload(checkpoint))
+    assert visitor.call(loading.index, loading.given(sima=own)).done
+    photo = file_data(visitor.upload(photo_file))
 
     def model_of_a_look() -> str:
-        answer = visitor.ask("explore", photo, None, None, 112)
-        if not answer["success"]:
-            return answer["output"]["error"]
+        answer = visitor.call(looking.index, looking.given(photo=photo, resolution=112))
+        if not answer.done:
+            return answer.content
         [look] = [
             value
-            for value in demo.state_holder[visitor.name].state_data.values()
+            for value in demo.state_holder[visitor.session].state_data.values()
             if isinstance(value, Look)
         ]
-        return look.bare.name
+        return look.analysis.name
 
     assert model_of_a_look() == "sima_tiny_12_p16"
-    stranger = Client(demo.local_url.rstrip("/"))
+    stranger = Visitor(demo.local_url)
+    drawing = stranger.handler("draw")
     for _ in range(205):
-        stranger.name = uuid.uuid4().hex
-        stranger.join("draw", None, 12, 0, "gray")
+        stranger.session = uuid.uuid4().hex
+        stranger.join(drawing.index, drawing.defaults)
     assert model_of_a_look() == "sima_tiny_12_p16"
     models = len(visitors.MODELS)
 
-    demo.state_holder._forget(visitor.name)
+    demo.state_holder._forget(visitor.session)
     assert len(visitors.MODELS) == models - 1
     for _ in range(2):
         assert re.search(FORGETTING, model_of_a_look())
-    assert visitor.ask("begin_again", None)["success"]  # which the page asks for by itself
+    assert visitor.call(
+        visitor.handler("begin_again").index, [None]
+    ).done  # which the page asks for by itself
     assert model_of_a_look() == "sima_nano_12_p16"
 
 

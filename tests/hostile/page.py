@@ -24,11 +24,11 @@ from typing import Any
 
 import httpx2
 
+from tests.app.client import Answer, Handler, Visitor, file_data
 from tests.app.running import Running, started_app
-from tests.hostile.client import Answer, Handler, Visitor, file_data, handlers
 from tests.hostile.encoding import encoded
 from tests.hostile.files import cases
-from tests.hostile.judging import MAX_SECONDS, Tally, wrong_in_text, wrong_sentence
+from tests.hostile.judging import MAX_MIB, MAX_SECONDS, Tally, wrong_in_text, wrong_sentence
 from tests.hostile.requests import (
     hold_connections,
     requests,
@@ -56,10 +56,17 @@ class Session:
     url: str
     scratch: Path
     visitor: Visitor
-    found: list[Handler]
-    #: The sentences with which files of others were refused: one and the same for all.
-    refusals: set[str]
+    #: The sentences with which files of others were refused, one and the same for all
+    #: those of one handler, by its name.
+    refusals: dict[str, set[str]]
     most_seconds: float
+
+    def prepared(self, name: str, file: Any) -> tuple[Handler, list[Any]]:
+        """A handler whose first argument is a file, and what it is called with."""
+        handler = self.visitor.handler(name)
+        if not handler.public:
+            self.visitor.begin()
+        return handler, [file, *handler.defaults[1:]]
 
     def judged(
         self, handler: Handler, data: Sequence[Any], good: bool | None = None
@@ -119,9 +126,7 @@ def file_attempts() -> Iterator[Attempt]:
             finally:
                 path.unlink()
             wanted = "heatmap" if case.kind == "picture" else "use_model"
-            handler = next(one for one in session.found if one.name == wanted)
-            data = list(handler.defaults)
-            data[0] = file_data(uploaded)
+            handler, data = session.prepared(wanted, file_data(uploaded))
             return session.judged(handler, data, True if case.good else None)
 
         yield Attempt(f"file {case.label}", run, case.known)
@@ -150,12 +155,10 @@ def foreign_attempts() -> Iterator[Attempt]:
                 def run(
                     session: Session, place=place, make=make, wanted=wanted, form=form
                 ) -> tuple[list[str], float]:
-                    handler = next(one for one in session.found if one.name == wanted)
-                    data = list(handler.defaults)
-                    data[0] = make(_path_of(session, place))
+                    handler, data = session.prepared(wanted, make(_path_of(session, place)))
                     answer = session.visitor.call(handler.index, data, whole=False)
-                    if form == "no meta" and answer.kind == "error":
-                        session.refusals.add(str(answer.content))
+                    if form not in ("bare", "list") and answer.kind == "error":
+                        session.refusals.setdefault(wanted, set()).add(str(answer.content))
                     return wrong_with_answer(answer, session.most_seconds, False), answer.seconds
 
                 known = form == "no meta" and wanted == "heatmap" and place != "device"
@@ -203,13 +206,12 @@ def _path_of(session: Session, place: str) -> str:
 def argument_attempts(found: Sequence[Handler]) -> Iterator[Attempt]:
     """Every argument of every handler, with wrong values; those of the API with all of them."""
     for handler in found:
-        public = handler.name in ("heatmap", "latency")
         for position, kind in enumerate(handler.kinds):
             if kind == "state":
                 continue  # the server's own: what a caller sends is not looked at
             for number, value in enumerate(WRONG_VALUES):
-                if public or (number + position + handler.index) % PRIVATE_SHARE == 0:
-                    known = public and number in (1, 4, 13, 17, 18)
+                if handler.public or (number + position + handler.index) % PRIVATE_SHARE == 0:
+                    known = handler.public and number in (1, 4, 13, 17, 18)
                     yield _argument_attempt(handler, position, value, known)
         yield _list_attempt(handler, "none", [])
         yield _list_attempt(handler, "many", [None] * 100)
@@ -218,10 +220,13 @@ def argument_attempts(found: Sequence[Handler]) -> Iterator[Attempt]:
 def _argument_attempt(handler: Handler, position: int, value: Any, known: bool) -> Attempt:
     def run(session: Session) -> tuple[list[str], float]:
         data = list(handler.defaults)
-        if handler.name in ("heatmap", "latency"):
+        if handler.kinds[0] == "image":
             photo = session.scratch / "argument.png"
             photo.write_bytes(encoded("PNG"))
-            data[0] = file_data(session.visitor.upload(photo))
+            uploaded = file_data(session.visitor.upload(photo))
+            _, data = session.prepared(handler.name, uploaded)
+        elif not handler.public:
+            session.visitor.begin()
         data[position] = value
         return session.judged(handler, data)
 
@@ -303,7 +308,7 @@ class Attack:
     def __init__(self, scratch: Path, url: str | None, most_seconds: float) -> None:
         self.scratch, self.url, self.most_seconds = scratch, url, most_seconds
         self.tally, self.waits = Tally(), Waits()
-        self.refusals: set[str] = set()
+        self.refusals: dict[str, set[str]] = {}
         self.restarts = 0
 
     def run(self, choose: Callable[[Sequence[Handler]], list[Attempt]]) -> int:
@@ -316,16 +321,14 @@ class Attack:
                 visitor = stack.enter_context(Visitor(url, self.most_seconds + 5))
                 pid = running.process.pid if running else None
                 watcher = stack.enter_context(Watcher(url, pid, self.scratch, self.waits))
-                found = handlers(visitor.config())
-                left = choose(found) if left is None else left
-                session = Session(
-                    url, self.scratch, visitor, found, self.refusals, self.most_seconds
-                )
+                left = choose(visitor.handlers()) if left is None else left
+                session = Session(url, self.scratch, visitor, self.refusals, self.most_seconds)
                 left = self._go_through(session, left, watcher)
-        if len(self.refusals) > 1:
-            wrong = [f"{len(self.refusals)} different sentences refuse files of others"]
-            self.tally.count("foreign files, all together", wrong, 0.0)
-        self.tally.largest = (self.waits.peak - self.waits.before, "the app with its children")
+        for name, sentences in self.refusals.items():
+            wrong = [] if len(sentences) == 1 else [f"{len(sentences)} sentences: {sentences}"]
+            self.tally.count(f"foreign files, {name}, all together", wrong, 0.0)
+        for name, said in self.waits.wrong(self.most_seconds / 10).items():
+            self.tally.count(f"others during {name}", [said], 0.0)
         restarted = [f"started again {self.restarts} times"] if self.restarts else []
         return self.tally.end(self.waits.in_words(), *restarted)
 
@@ -343,8 +346,13 @@ class Attack:
         """One attempt after another; returns those that are left for a new app."""
         for number, attempt in enumerate(left):
             session.visitor.session = f"attack{number}"
+            self.waits.during = attempt.name
+            self.waits.above_start()
             wrong, seconds = attempt.run(session)
-            self.tally.count(attempt.name, wrong, seconds)
+            mib = self.waits.above_start()
+            if mib > MAX_MIB:
+                wrong.append(f"took {mib:,.0f} MiB more than at the start")
+            self.tally.count(attempt.name, wrong, seconds, mib)
             if any("no answer" in one for one in wrong):
                 if not watcher.answers():
                     print(f"{attempt.name}: THE APP ANSWERS NOBODY AFTERWARDS", flush=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx2
 
+from tests.app.client import Handler, Visitor, file_data
 from tests.app.running import Running
-from tests.hostile.client import Handler, Visitor, file_data, handlers, named
 from tests.hostile.encoding import photo, saved
 from tests.hostile.page import own_app
 from tests.hostile.watching import Level
@@ -80,17 +80,15 @@ class Soak:
             self.wrong.append(f"visit {number}: {type(error).__name__}")
 
     def _look(self, visitor: Visitor, number: int) -> str:
-        visitor.http.get("/").raise_for_status()
-        config = visitor.config()
-        looking = next(one for one in handlers(config) if one.name == "explore")
-        drawing = next(one for one in handlers(config) if one.name == "draw")
-        data = list(looking.defaults)
-        data[0], data[3] = file_data(visitor.upload(self._photo(number))), RESOLUTION
+        visitor.begin()
+        looking, drawing = visitor.handler("explore"), visitor.handler("draw")
+        uploaded = file_data(visitor.upload(self._photo(number)))
+        data = looking.given(photo=uploaded, resolution=RESOLUTION)
         if number % VANISH_EVERY == 3:
             return self._vanish(visitor, looking, data)
         if number % CANCEL_EVERY == 4:
             return self._cancel(visitor, looking, data)
-        for handler, given in ((looking, data), (drawing, list(drawing.defaults))):
+        for handler, given in ((looking, data), (drawing, drawing.given())):
             answer = visitor.call(handler.index, given)
             if answer.kind != "complete":
                 self.wrong.append(f"visit {number}: {answer.kind} {answer.content!r:.120}")
@@ -127,12 +125,11 @@ class Soak:
 
         def look(client: int) -> int:
             with Visitor(self.running.url, timeout=120) as visitor:
-                handler = named(visitor.config(), "heatmap")
+                handler = visitor.handler("heatmap")
                 done = 0
                 for number in range(pictures):
-                    data = list(handler.defaults)
-                    data[0] = file_data(visitor.upload(self._photo(client * pictures + number)))
-                    data[4] = RESOLUTION
+                    photo = file_data(visitor.upload(self._photo(client * pictures + number)))
+                    data = handler.given(picture=photo, resolution=RESOLUTION)
                     done += visitor.call(handler.index, data).kind == "complete"
                 return done
 

@@ -3,38 +3,61 @@
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import httpx2
 
+from tests.app.client import Visitor, file_data
 from tests.app.running import Running
-from tests.hostile.client import Visitor, file_data, named
 from tests.hostile.encoding import encoded
 from tests.hostile.measuring import descendants, tree_mib
 
-#: Seconds between two looks, and the side of the ordinary picture's network input.
-EVERY_SECONDS, RESOLUTION = 0.5, 64
+#: Seconds between two looks of the other visitor, and between two looks at the memory.
+EVERY_SECONDS, WEIGH_SECONDS = 0.5, 0.2
+#: The side of the ordinary picture's network input.
+RESOLUTION = 64
 
 
 @dataclass
 class Waits:
-    """The longest that the other visitor had to wait, in seconds, and what the app held, in MiB."""
+    """How long the other visitor had to wait, in seconds, and what the app held, in MiB."""
 
-    page: float = 0.0
-    picture: float = 0.0
-    unanswered: int = 0
+    #: The name of what the app is attacked with now.
+    during: str = "the start"
+    pages: list[tuple[float, str]] = field(default_factory=list)
+    pictures: list[tuple[float, str]] = field(default_factory=list)
+    in_vain: list[str] = field(default_factory=list)
     before: float = 0.0
+    #: The most since `above_start` was asked.
     peak: float = 0.0
     after: float = 0.0
 
+    def above_start(self) -> float:
+        """MiB that the app held at most, beyond those of its start, since this was asked last."""
+        peak, self.peak = self.peak, 0.0
+        return max(0.0, peak - self.before)
+
+    def wrong(self, most_page: float) -> dict[str, str]:
+        """What the other visitor met that must not be, by what the app was attacked with then."""
+        found = dict.fromkeys(self.in_vain, "an ordinary picture of another visitor failed")
+        for took, name in self.pages:
+            if took > most_page:
+                found[name] = f"another visitor waited {took:.1f} s for the page"
+        return found
+
     def in_words(self) -> str:
         """For the one line at the end."""
+        if not self.pictures:
+            return "nobody else looked"
+        took = sorted(self.pictures)
+        late = sum(seconds > 1 for seconds, _ in took)
         return (
-            f"others waited at most {self.page:.2f} s for the page and {self.picture:.2f} s for a "
-            f"picture, {self.unanswered} times in vain; memory {self.before:,.0f} MiB before, "
-            f"{self.peak:,.0f} at most, {self.after:,.0f} after"
+            f"others waited at most {max(self.pages)[0]:.2f} s for the page and for {len(took)} "
+            f"pictures {took[len(took) // 2][0]:.2f} s (median) to {took[-1][0]:.2f} s "
+            f"({took[-1][1]}), {late} times more than 1 s, {len(self.in_vain)} times in vain; "
+            f"memory {self.before:,.0f} MiB before, {self.after:,.0f} after"
         )
 
 
@@ -50,7 +73,7 @@ class Watcher:
 
     def __enter__(self) -> Self:
         with Visitor(self._url, timeout=60) as visitor:
-            self._handler = named(visitor.config(), "heatmap")
+            self._handler = visitor.handler("heatmap")
             assert self._ask(visitor) is not None, "an ordinary picture was refused"
         if self._pid and not self.waits.before:
             self.waits.before = tree_mib(self._pid)
@@ -73,29 +96,27 @@ class Watcher:
 
     def _ask(self, visitor: Visitor) -> float | None:
         """Seconds until an ordinary picture was answered; None if it was not."""
-        data = list(self._handler.defaults)
-        data[0], data[4] = file_data(visitor.upload(self._photo)), RESOLUTION
+        uploaded = file_data(visitor.upload(self._photo))
+        data = self._handler.given(picture=uploaded, resolution=RESOLUTION)
         answered = visitor.call(self._handler.index, data)
         return answered.seconds if answered.kind == "complete" else None
 
     def _look(self) -> None:
         while not self._stop.is_set():
-            with Visitor(self._url) as visitor:
-                started = time.monotonic()
-                try:
-                    visitor.http.get("/").raise_for_status()
-                    self.waits.page = max(self.waits.page, time.monotonic() - started)
-                    took = self._ask(visitor)
-                except httpx2.HTTPError:
-                    took = None
-                if took is None:
-                    self.waits.unanswered += not self._stop.is_set()
-                else:
-                    self.waits.picture = max(self.waits.picture, took)
+            during, started = self.waits.during, time.monotonic()
+            took = None
+            with suppress(httpx2.HTTPError), Visitor(self._url) as visitor:
+                visitor.http.get("/").raise_for_status()
+                self.waits.pages.append((time.monotonic() - started, during))
+                took = self._ask(visitor)
+            if took is not None:
+                self.waits.pictures.append((took, during))
+            elif not self._stop.is_set():
+                self.waits.in_vain.append(during)
             self._stop.wait(EVERY_SECONDS)
 
     def _weigh(self) -> None:
-        while self._pid and not self._stop.wait(EVERY_SECONDS / 2):
+        while self._pid and not self._stop.wait(WEIGH_SECONDS):
             self.waits.peak = max(self.waits.peak, tree_mib(self._pid))
 
 

@@ -1,8 +1,9 @@
 """How long pictures take to read in two checkouts, side by side: one line for each picture.
 
-    python -m tests.lens.reading_times OTHER_CHECKOUT PICTURE …
+    python -m tests.lens.reading_times [--page] OTHER_CHECKOUT PICTURE …
 
-Both read each picture in turn, so that whatever else the machine does meets both alike.
+Both read each picture in turn, so that whatever else the machine does meets both alike. --page:
+what the page does with an upload: read it, look, draw.
 """
 
 import os
@@ -21,14 +22,28 @@ for line in sys.stdin:
     load_image(line.rstrip(chr(10))).resize((8, 8))  # every pixel is looked at
     print((time.perf_counter() - start) * 1000, flush=True)
 """
+#: The same for the page's handlers.
+_PAGE = """
+import sys, time
+from app.tabs.explore import draw, explore
+from sima_core.machine import keep_freed_memory, use_available_cpus
+import app.page  # as the app does
+use_available_cpus()
+keep_freed_memory()
+for line in sys.stdin:
+    start = time.perf_counter()
+    look, *_ = explore(line.rstrip(chr(10)), None, None, 224)
+    draw(look, 12, 0, "inferno")
+    print((time.perf_counter() - start) * 1000, flush=True)
+"""
 
 
 class Reader:
     """A process that reads pictures with the code of one checkout."""
 
-    def __init__(self, checkout: Path) -> None:
+    def __init__(self, checkout: Path, program: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _READER],
+            [sys.executable, "-c", program],
             cwd=checkout,
             env={**os.environ, "PYTHONPATH": str(checkout)},
             stdin=subprocess.PIPE,
@@ -51,9 +66,11 @@ class Reader:
         self.process.wait(10)
 
 
-def main(other: str, *pictures: str) -> None:
+def main(*arguments: str) -> None:
     """Print the medians of both checkouts, and the median of the rounds' differences."""
-    readers = [Reader(Path(other).resolve()), Reader(Path.cwd())]
+    program = _PAGE if "--page" in arguments else _READER
+    other, *pictures = (argument for argument in arguments if argument != "--page")
+    readers = [Reader(Path(checkout).resolve(), program) for checkout in (other, ".")]
     print(f"{'milliseconds':<24}{'other':>10}{'this':>10}{'difference':>12}")
     for picture in map(Path, pictures):
         rounds = [[r.milliseconds(picture) for r in readers] for _ in range(ROUNDS)][2:]

@@ -1,6 +1,8 @@
 """What the tests have a sandbox do."""
 
 import ctypes
+import os
+import time
 from typing import Any, BinaryIO
 
 from sima_core.sandbox.child import be_done_within
@@ -18,7 +20,18 @@ def spin(source: BinaryIO, out: BinaryIO) -> None:
 
 def spin_briefly(source: BinaryIO, out: BinaryIO) -> None:
     be_done_within(0.3)
+    be_done_within(60)  # an earlier end stays
     spin(source, out)
+
+
+def cut_later(source: BinaryIO, out: BinaryIO) -> None:
+    """As if it were somebody else's: goes on after its answer, and cuts what was handed over."""
+    out.write(source.read())
+    kept = os.dup(out.fileno())
+    if os.fork() == 0:
+        time.sleep(0.2)
+        os.ftruncate(kept, 0)
+        os._exit(0)
 
 
 def eat(source: BinaryIO, out: BinaryIO) -> int:

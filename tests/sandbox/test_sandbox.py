@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from sima_core.sandbox.sandbox import (
+    MAX_JOBS,
     BrokenError,
+    BusyError,
     Limits,
     Result,
     Sandbox,
@@ -62,6 +64,24 @@ def test_an_endless_job_is_ended_while_others_are_done(sandbox, stranger) -> Non
     thread.join(30)
     assert endless
     assert time.monotonic() - started < 30
+
+
+def test_who_finds_no_place_is_told_so(sandbox, stranger, monkeypatch) -> None:
+    monkeypatch.setattr("sima_core.sandbox.sandbox.WAIT_SECONDS", 0.01)
+    for _ in range(MAX_JOBS):
+        sandbox._places.acquire()
+    with pytest.raises(BusyError, match="try again"):
+        run(sandbox, stranger, "echo")
+    for _ in range(MAX_JOBS):
+        sandbox._places.release()
+    run(sandbox, stranger, "echo")
+
+
+def test_what_a_child_has_written_keeps_its_size(sandbox, stranger) -> None:
+    """It may live on and cut its file, on which this process would die (SIGBUS)."""
+    found = run(sandbox, stranger, "cut_later")
+    time.sleep(0.5)
+    assert bytes(found.data) == b"some bytes"
 
 
 def test_a_task_may_set_itself_an_earlier_end(sandbox, stranger) -> None:

@@ -75,6 +75,10 @@ def test_phases_follow_one_another() -> None:
 def test_sizes_are_read_from_a_text() -> None:
     assert resolutions_from("96") == (96,)
     assert resolutions_from("96,128") == (96, 128)
-    for text, says in (("100", "multiples of 32"), ("0", "from 32 to"), ("a,96", "is no whole number")):
+    for text, says in (
+        ("100", "multiples of 32"),
+        ("0", "from 32 to"),
+        ("a,96", "is no whole number"),
+    ):
         with pytest.raises(SimaLensError, match=says):
             resolutions_from(text)

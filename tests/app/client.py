@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,8 +38,9 @@ class Visitor:
 
     def __init__(self, url: str, timeout: float = 20.0) -> None:
         self.session = f"visitor{next(_NUMBERS)}"
-        self.http = httpx2.Client(base_url=url, timeout=timeout)
+        self.http = httpx2.Client(base_url=url.rstrip("/"), timeout=timeout)
         self._timeout = timeout
+        self._handlers: list[Handler] = []
 
     def __enter__(self) -> Self:
         return self
@@ -45,10 +48,28 @@ class Visitor:
     def __exit__(self, *_: object) -> None:
         self.http.close()
 
-    def config(self) -> dict[str, Any]:
-        """The page's components and handlers, as the browser learns them."""
-        found: dict[str, Any] = self.http.get("/config").raise_for_status().json()
-        return found
+    def handlers(self) -> list["Handler"]:
+        """The page's handlers, as the browser learns them."""
+        if not self._handlers:
+            self._handlers = _handlers(self.http.get("/config").raise_for_status().json())
+        return self._handlers
+
+    def handler(self, name: str) -> "Handler":
+        """The handler of a name, such as ``heatmap``."""
+        return next(one for one in self.handlers() if one.name == name)
+
+    def begin(self) -> None:
+        """Do what a page does when it is opened, with which a visit begins.
+
+        Raises:
+            httpx2.HTTPError: the page did not answer.
+        """
+        self.http.get("/").raise_for_status()
+        for handler in self.handlers():
+            if handler.on_load:
+                answer = self.call(handler.index, [])
+                if not answer.done:
+                    raise httpx2.HTTPError(f"{handler.name}: {answer.kind} {answer.content!r:.120}")
 
     def upload(self, file: Path, name: str | None = None) -> str:
         """Upload a file; returns its path on the server.
@@ -70,11 +91,12 @@ class Visitor:
             headers={"Content-Type": "application/json"},
         )
 
-    def call(self, fn_index: Any, data: Sequence[Any], whole: bool = True) -> Answer:
+    def call(self, fn_index: Any, data: Sequence[Any], whole: bool = True, **more: Any) -> Answer:
         """Call a handler and wait for its answer.
 
         Args:
             whole: wait for the last of several results; else the first is enough.
+            more: what else a request may carry, such as ``event_data``.
         """
         started = time.monotonic()
 
@@ -82,7 +104,7 @@ class Visitor:
             return Answer(kind, content, time.monotonic() - started)
 
         try:
-            joined = self.join(fn_index, data)
+            joined = self.join(fn_index, data, **more)
             if joined.status_code != 200:
                 return answer("status", (joined.status_code, joined.text[:500]))
             event = joined.json()["event_id"]
@@ -102,15 +124,23 @@ class Visitor:
             return answer("silence", type(error).__name__)
         return answer("silence", "nothing came")
 
-    def messages(self, until: float) -> Iterator[dict[str, Any]]:
+    def messages(self, until: float = math.inf) -> Iterator[dict[str, Any]]:
         """What the server tells this session, up to a time of `time.monotonic`."""
         where = f"{_API}/queue/data"
         with self.http.stream("GET", where, params={"session_hash": self.session}) as stream:
-            for line in stream.iter_lines():
-                if line.startswith("data:"):
-                    yield json.loads(line.removeprefix("data:"))
+            for line in _lines(stream):
+                if line.startswith(b"data:"):
+                    yield json.loads(line.removeprefix(b"data:"))
                 if time.monotonic() > until:
                     return
+
+
+def _lines(stream: httpx2.Response) -> Iterator[bytes]:
+    """An event stream's lines; httpx's own end at what JSON may hold, such as U+2028, too."""
+    rest = b""
+    for block in stream.iter_bytes():
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
 
 
 def file_data(path: str) -> dict[str, Any]:
@@ -124,31 +154,41 @@ class Handler:
 
     index: int
     name: str
-    #: The kinds of the components that it takes, and what they hold at first.
+    #: The kinds of the components that it takes, their labels, and what they hold at first.
     kinds: tuple[str, ...]
+    labels: tuple[str, ...]
     defaults: tuple[Any, ...]
+    #: Whether it runs when the page is opened, and whether programs may call it.
+    on_load: bool
+    public: bool
 
-    @property
-    def files(self) -> list[int]:
-        """Which arguments are files."""
-        return [i for i, kind in enumerate(self.kinds) if kind in ("image", "file", "rawimage")]
+    def given(self, **values: Any) -> list[Any]:
+        """The arguments: what is given by the first word of its label, else what they hold."""
+        data, words = list(self.defaults), [re.split(r"\W+", one.lower())[0] for one in self.labels]
+        for word, value in values.items():
+            data[words.index(word)] = value
+        return data
 
 
-def handlers(config: dict[str, Any]) -> list[Handler]:
+def _handlers(config: dict[str, Any]) -> list[Handler]:
     """All that run on the server."""
-    components = {one["id"]: one for one in config["components"]}
+    components = {
+        one["id"]: one.get("props", {}) | {"type": one["type"]} for one in config["components"]
+    }
     found = []
     for dependency in config["dependencies"]:
         if not dependency.get("backend_fn"):
             continue
         taken = [components[i] for i in dependency["inputs"]]
-        name = dependency.get("api_name") or f"handler {dependency['id']}"
-        kinds = tuple(one["type"] for one in taken)
-        defaults = tuple(one.get("props", {}).get("value") for one in taken)
-        found.append(Handler(dependency["id"], str(name), kinds, defaults))
+        found.append(
+            Handler(
+                dependency["id"],
+                str(dependency.get("api_name") or f"handler {dependency['id']}"),
+                tuple(one["type"] for one in taken),
+                tuple(str(one.get("label") or "") for one in taken),
+                tuple(one.get("value") for one in taken),
+                any(event == "load" for _, event in dependency["targets"]),
+                dependency.get("api_visibility") == "public",
+            )
+        )
     return found
-
-
-def named(config: dict[str, Any], name: str) -> Handler:
-    """The handler of a name, such as ``heatmap``."""
-    return next(one for one in handlers(config) if one.name == name)
