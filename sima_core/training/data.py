@@ -30,7 +30,7 @@ DUPLICATE_SIMILARITY = 0.95
 #: So many pictures that cannot be read are named; the others are only counted.
 NAMED_PROBLEMS = 10
 #: So many that cannot be read are enough to give up, where they are more than can be.
-MAX_UNREADABLE = 1000
+MAX_UNREADABLE = 500
 #: Where no source says what is held out, one picture in so many is, chosen by its name.
 HELD_OUT_EVERY = 20
 #: The most classes; ImageNet-21k has 21,841.
