@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -77,19 +78,20 @@ def heatmap(
 def unique_stems(images: Sequence[Path], out: Path) -> Iterator[str]:
     """A stem for each image's output files, such that none meets another's or an input.
 
-    The first ``cat`` stays ``cat``, the next is ``cat-2``.
+    The first ``cat`` stays ``cat``, the next is ``cat-2``; what is too long is cut.
     """
-    from sima_core.lens.export import output_names
+    from sima_core.lens.export import fitting, output_names
 
     taken = set(map(_place, images))
+    tried: Counter[str] = Counter()  # so that thousands of one name do not each begin at 1
     for image in images:
-        stem, number = image.stem, 1
+        name = image.stem.casefold()
         while True:
+            tried[name] += 1
+            stem = fitting(image.stem, f"-{tried[name]}" if tried[name] > 1 else "")
             paths = {_place(out / name) for name in output_names(stem)}
             if paths.isdisjoint(taken):
                 break
-            number += 1
-            stem = f"{image.stem}-{number}"
         taken |= paths
         yield stem
 

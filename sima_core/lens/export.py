@@ -1,7 +1,9 @@
 """Write an analysis as files: unscaled maps (NPZ), overlays (PNG) and a description (JSON)."""
 
 import dataclasses
+import errno
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -16,7 +18,11 @@ from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, Heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.machine import versions
-from sima_core.words import as_utf8
+from sima_core.words import printable
+
+#: Bytes of the longest name that a disk takes, and how the names of results end.
+MAX_NAME_BYTES = 255
+_ENDS = (".npz", "_query.png", "_key.png", ".json")
 
 
 def describe(
@@ -29,7 +35,7 @@ def describe(
     """
     maps = {side: analysis.heatmap(side, layer, head) for side in SIDES}
     return {
-        "image": as_utf8(image_name),
+        "image": printable(image_name),
         "architecture": analysis.name,
         "trained": analysis.trained,
         "checkpoint_sha256": analysis.provenance.sha256 if analysis.provenance else None,
@@ -49,7 +55,16 @@ def describe(
 
 def output_names(stem: str) -> list[str]:
     """The names of the files that `write` makes for `stem`."""
-    return [f"{stem}{end}" for end in (".npz", "_query.png", "_key.png", ".json")]
+    return [f"{stem}{end}" for end in _ENDS]
+
+
+def fitting(stem: str, tail: str = "") -> str:
+    """The stem with `tail` behind it, its end cut off so far that a disk takes `output_names`."""
+    most = MAX_NAME_BYTES - max(map(len, _ENDS)) - len(tail)
+    stem = stem[:most]
+    while len(stem.encode("utf-8", "surrogatepass")) > most:
+        stem = stem[:-1]
+    return stem + tail
 
 
 def write(
@@ -98,6 +113,8 @@ def _together(paths: Sequence[Path]) -> Iterator[list[BinaryIO]]:
             yield files
             for file in files:
                 file.flush()
+            if any(map(os.path.isdir, paths)):  # which naming would find when others are replaced
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             naming = True
     except BaseException:  # interrupted, say, when the first had its name
         for path in paths if naming else ():

@@ -29,6 +29,8 @@ MEMORY_RESERVE = 2 * 2**30
 DUPLICATE_SIMILARITY = 0.95
 #: So many pictures that cannot be read are named; the others are only counted.
 NAMED_PROBLEMS = 10
+#: So many that cannot be read are enough to give up, where they are more than can be.
+MAX_UNREADABLE = 500
 #: Where no source says what is held out, one picture in so many is, chosen by its name.
 HELD_OUT_EVERY = 20
 #: The most classes; ImageNet-21k has 21,841.
@@ -236,6 +238,12 @@ def _read(sources: Sequence[Path]) -> tuple[list[Entry], list[NDArray[np.uint8]]
                     if unreadable <= NAMED_PROBLEMS:
                         name = plain(f"{entry.source}/{entry.name}")
                         tqdm.write(f"{name} cannot be read and is left out")
+                    if unreadable > max(MAX_UNREADABLE, len(pixels)):
+                        pool.shutdown(wait=False, cancel_futures=True)
+                        raise TrainingDataError(
+                            f"{unreadable:,} pictures cannot be read, more than can be: check that "
+                            "the files are pictures, and copied whole."
+                        )
                     continue
                 found.append(entry)
                 pixels.append(picture)

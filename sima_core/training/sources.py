@@ -18,7 +18,7 @@ from PIL import Image
 
 from sima_core.errors import SimaLensError, UnreadableError
 from sima_core.files import open_regular
-from sima_core.words import as_utf8, plain
+from sima_core.words import plain, printable
 
 #: Bytes of the largest file of one picture; larger ones are left out as unreadable.
 MAX_FILE_BYTES = 64 * 2**20
@@ -29,6 +29,9 @@ MAX_HEADER_BYTES = 2**20
 MAX_EXPANSION, EXPANSION_BASIS = 20, 256 * 2**20
 #: Characters of the longest name of a picture, folders included.
 MAX_NAME = 4096
+#: Entries of a folder that are no pictures, folders below it included: ImageNet-21k has 22,000
+#: folders, a whole disk millions of files.
+MAX_OTHERS = 100_000
 #: Folder names above the classes that say what is held out.
 TRAIN, HELD_OUT = {"train", "training"}, {"val", "valid", "validation", "test"}
 
@@ -83,9 +86,9 @@ def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tup
     """The pictures of one source; `stem` is its name, which may end in -train or -val."""
     before, _, after = stem.rpartition("-")
     split = after.lower() if before and after.lower() in TRAIN | HELD_OUT else None
-    source = _printable(before if split else stem).lower()
+    source = printable(before if split else stem).lower()
     for raw_name, encoded in pictures:
-        parts = PurePosixPath(_printable(raw_name[-MAX_NAME:])).parts
+        parts = PurePosixPath(printable(raw_name[-MAX_NAME:])).parts
         if len(parts) < 2:
             continue  # in no class
         told = next((p.lower() for p in parts[:-2] if p.lower() in TRAIN | HELD_OUT), split)
@@ -93,11 +96,6 @@ def _in_source(stem: str, pictures: Iterable[tuple[str, bytes]]) -> Iterator[tup
         class_id = folder if re.fullmatch(r"n\d{8}", folder) else f"{source}/{folder}"
         held_out = None if told is None else told in HELD_OUT
         yield Entry(source, class_id, held_out, "/".join(parts)), encoded
-
-
-def _printable(name: str) -> str:
-    """A name that goes into messages and files: nothing that is no UTF-8 or steers a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in as_utf8(name))
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -114,9 +112,12 @@ def _found(folder: Path) -> Iterator[Path]:
     """What is named like a picture in a folder; links to folders are not followed.
 
     A folder that may not be read, or lies too deep for the system, counts as empty.
+
+    Raises:
+        TrainingDataError: more than `MAX_OTHERS` are something else.
     """
     extensions = Image.registered_extensions()
-    waiting = [folder]
+    waiting, others = [folder], 0
     while waiting:
         with suppress(OSError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
@@ -125,6 +126,13 @@ def _found(folder: Path) -> Iterator[Path]:
                     waiting.append(path)
                 elif path.suffix.lower() in extensions:
                     yield path
+                    continue
+                others += 1
+                if others > MAX_OTHERS:
+                    raise TrainingDataError(
+                        f"{plain(folder.name) or 'The folder'} holds more than {MAX_OTHERS:,} "
+                        "files and folders that are no pictures: name the folder of the classes."
+                    )
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:

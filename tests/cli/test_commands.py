@@ -1,6 +1,7 @@
 """The commands on pictures, run as a user runs them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from sima_core import load_image, load_model, token_norms
 from sima_core.cli.pictures import unique_stems
+from sima_core.lens.export import output_names
 from sima_core.lens.pictures import preprocess
 from sima_core.weights.provenance import provenance
 from tests.cli.support import run, run_here
@@ -98,3 +100,16 @@ def test_outputs_never_meet_each_other_or_an_input(tmp_path):
     assert stems("x/a.png", "y/a.jpg", "z/A.png") == ["a", "a-2", "A-3"]
     assert stems("a.png", "a-2.png", "b/a.png") == ["a", "a-2", "a-3"]
     assert stems("cat.png", "cat_query.png")[0] == "cat-2"  # else it would overwrite the second
+    many = stems(*(f"{folder}/no.png" for folder in range(500)))
+    assert many == ["no", *(f"no-{number}" for number in range(2, 501))]
+
+
+@pytest.mark.parametrize("letter", ["n", "é", "\U0001f600", "\udcff"])
+def test_stems_are_cut_so_that_a_disk_takes_the_names_of_results(tmp_path, letter):
+    name = Path(letter * 251 + ".png")
+    found = list(unique_stems([tmp_path / "a" / name, tmp_path / "b" / name], tmp_path))
+    assert len(set(found)) == 2
+    assert found[1].endswith("-2")
+    for result in (result for stem in found for result in output_names(stem)):
+        assert result.startswith(letter)
+        (tmp_path / result).write_bytes(b"")  # the disk takes it

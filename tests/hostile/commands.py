@@ -90,7 +90,8 @@ class Attacker:
         ended, given = self._run(attempt, self.most_seconds + GRACE_SECONDS)
         wrong = wrong_with(ended, given, attempt.good, usual, self.most_seconds)
         folder = self.scratch / "attempt"
-        wrong += [f"left {file.name!r:.80} empty" for file in _empty_results(folder)]
+        if ended.status is not None:  # else it was killed, and could not clear up
+            wrong += [f"left {file.name!r:.80} empty" for file in _empty_results(folder)]
         if list(folder.rglob("pwned")) or Path("/tmp/pwned").exists():
             wrong.append("RAN CODE FROM A FILE, or wrote outside")
         self.tally.count(attempt.name, wrong, ended.seconds, max(0.0, ended.peak - usual))

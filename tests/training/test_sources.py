@@ -209,3 +209,30 @@ def test_few_encoded_pictures_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data, "MAX_CLASSES", 1)
     with pytest.raises(TrainingDataError, match="in 2 folders: one is a class"):
         read_training_data([path])
+
+
+def test_a_link_to_a_whole_disk_is_not_walked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_OTHERS", 5)
+    folder = tmp_path / "disk" / "a"
+    folder.mkdir(parents=True)
+    for number in range(10):
+        (folder / f"{number}.jpg").write_bytes(b"")
+    for number in range(4):
+        (folder / f"{number}.txt").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert len(read(tmp_path / "link")) == 10  # the folder and four others
+    (folder / "more").mkdir()
+    assert "link holds more than 5 files and folders" in refusal(tmp_path / "link")
+
+
+def test_where_most_pictures_cannot_be_read_it_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "MAX_UNREADABLE", 3)
+    path = tmp_path / "broken.tar"
+    one = member("a/1.jpg", 1) + b"x".ljust(512)
+    path.write_bytes(one * 30 + bytes(1024))
+    with pytest.raises(TrainingDataError, match="4 pictures cannot be read, more than can be"):
+        read_training_data([path])
