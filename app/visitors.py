@@ -3,9 +3,10 @@
 import functools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -16,6 +17,8 @@ from sima_core.errors import InputError
 from sima_core.files import writing
 from sima_core.lens.lens import Lens
 from sima_core.weights.cache import ModelCache, num_bytes
+
+T = TypeVar("T")
 
 #: What one look at a picture may cost: tokens, and tokens times parameters (about the
 #: multiply-accumulates; this many take two cores some ten seconds).
@@ -32,6 +35,7 @@ FORGOTTEN_IN_WORDS = (
 
 #: The longer side of the copy of a photo that is kept for a visit, in pixels.
 KEPT_SIDE = 2048
+_NO_PICTURE = Image.new("RGB", (1, 1))
 
 
 def lens_cache(max_models: int = 4) -> ModelCache[Lens]:
@@ -92,8 +96,17 @@ def require_affordable(
     return cost
 
 
-def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> Analysis:
+def analyze_within_limits(
+    path: str, model_key: str | None, resolution: int, reduced: Callable[[Image.Image], T]
+) -> tuple[Analysis, T]:
     """Analyse the picture at `path`, unless that would take more than one visitor may use.
+
+    Args:
+        reduced: makes of the picture all that is needed of it afterwards, before the turn: whoever
+            waits for one holds no large picture.
+
+    Returns:
+        The analysis, without its picture, and what `reduced` made.
 
     Raises:
         ImageError, InputError, ModelGoneError: with a sentence for the visitor.
@@ -101,8 +114,10 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
     """
     lens, image = lens_for(model_key), load_image(path)
     require_affordable(lens, image, resolution)
+    pixels, rest = lens.preprocess(image, resolution), reduced(image)
+    del image
     with TURNS.turn():
-        return lens.analyze(image, resolution)
+        return lens.analyze(_NO_PICTURE, resolution, pixels=pixels), rest
 
 
 def require_photo(path: str | Path | None) -> str:

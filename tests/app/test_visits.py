@@ -23,6 +23,7 @@ from app.sessions import CLOSED_SECONDS, FORGET_SECONDS, Sessions
 from app.tabs import compare, latency
 from app.tabs.coco import picture as coco
 from app.tabs.explore import download, explore
+from app.viewer import Photo
 from app.visit import Look
 from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
@@ -131,7 +132,7 @@ def test_what_a_look_keeps_is_counted(tmp_path, photo_file):
 def test_what_is_downloaded_has_the_photo_itself(photo_file):
     exact = visitors.load_image(photo_file)
     found = visitors.bundled().analyze(exact, 64)
-    again = Look.of(str(photo_file), found).with_photo()
+    again = Look.of(str(photo_file), Photo.of(exact), found).with_photo()
     assert np.array_equal(np.asarray(exact), np.asarray(again.image))
     assert again.norms is found.norms
 
