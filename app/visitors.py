@@ -25,6 +25,9 @@ T = TypeVar("T")
 MAX_TOKENS = 10_000
 MAX_COST = 600e9
 
+#: Bytes of a store's models together: the largest architecture (720 MiB) and some of the others.
+MODEL_BYTES = 768 * 2**20
+
 #: In place of a model's key: the visit has not begun, or was forgotten. Nothing is known of its
 #: model then, and none may stand in for it.
 FORGOTTEN = ""
@@ -39,8 +42,8 @@ _NO_PICTURE = Image.new("RGB", (1, 1))
 
 
 def lens_cache(max_models: int = 4) -> ModelCache[Lens]:
-    """An empty store for so many models."""
-    return ModelCache(lambda lens: num_bytes(lens.model), max_models)
+    """An empty store for so many models, of `MODEL_BYTES` together."""
+    return ModelCache(lambda lens: num_bytes(lens.model), max_models, MODEL_BYTES)
 
 
 #: The models that visitors brought for their visit.

@@ -1,6 +1,9 @@
 """Threads, the torchvision repair, the model cache."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +56,28 @@ def test_without_a_limit_the_machines_memory_counts(tmp_path, limit):
     (tmp_path / "memory.stat").write_text("inactive_file 0")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**20 < available_memory(tmp_path) < total
+
+
+KEPT_AND_GIVEN_BACK = """
+import os
+from pathlib import Path
+from sima_core.machine import give_back_freed_memory, keep_freed_memory
+
+def mib():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+keep_freed_memory()
+pieces = [b"x" * 2**20 for _ in range(200)]
+last = pieces.pop()
+pieces.clear()
+kept = mib()
+give_back_freed_memory()
+print(kept - mib())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="only glibc is asked")
+def test_freed_memory_that_is_kept_can_be_given_back():
+    code = [sys.executable, "-c", KEPT_AND_GIVEN_BACK]
+    assert float(subprocess.run(code, check=True, capture_output=True).stdout) > 150
