@@ -13,8 +13,8 @@ from app.viewer import Photo
 from app.visitors import (
     FORGOTTEN,
     FORGOTTEN_IN_WORDS,
-    MODELS,
     bundled,
+    drop_model,
     kept,
     require_photo,
 )
@@ -131,7 +131,7 @@ class Visit:
         )
         return cls(
             look=gr.State(),
-            model_key=gr.State(FORGOTTEN, delete_callback=MODELS.drop),
+            model_key=gr.State(FORGOTTEN, delete_callback=drop_model),
             layer=layer,
             coco=gr.State(),
             comparison=gr.State(),

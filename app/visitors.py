@@ -50,6 +50,15 @@ def lens_cache(max_models: int = 4) -> ModelCache[Lens]:
 MODELS = lens_cache()
 
 
+def drop_model(key: str | None) -> None:
+    """Forget a visitor's model.
+
+    A function, since Gradio copies all that its components were given, with everything that hangs
+    from it, for every page that is opened: of a method of `MODELS` that would be all the models.
+    """
+    MODELS.drop(key)
+
+
 @functools.cache
 def bundled() -> Lens:
     """The bundled trained model, loaded when it is first looked through."""

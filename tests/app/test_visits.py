@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from gradio.server_messages import HeartbeatMessage, ProcessCompletedMessage
 from playwright.sync_api import expect
 from safetensors.torch import save_model
@@ -24,10 +25,11 @@ from app.tabs import compare, latency
 from app.tabs.coco import picture as coco
 from app.tabs.explore import download, explore
 from app.viewer import Photo
-from app.visit import Look
+from app.visit import Look, Visit
 from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
 from sima_core.models.architectures import create_model
+from sima_core.weights.cache import ModelGoneError
 from tests.app.client import Visitor, file_data
 from tests.app.driving import look, norms
 from tests.support import awaited
@@ -121,6 +123,25 @@ def test_a_session_takes_little_time_and_memory(stores):
     session._update_value_in_config(stores.held, "x" * 1000)
     assert not session.config_values
     assert not list(session.components)
+
+
+def test_opening_a_page_copies_no_visitors_model():
+    """Gradio copies the configuration of all components for it."""
+    copied = []
+
+    class Watched(SimpleNamespace):
+        def __deepcopy__(self, memo):
+            copied.append(self)
+
+    key = visitors.MODELS.add(Watched(model=torch.nn.Linear(1, 1)))
+    with gr.Blocks(analytics_enabled=False) as demo:
+        visit = Visit.begin()
+        visit.layer.render()
+    gr.utils.safe_deepcopy(demo.get_config_file())
+    assert not copied
+    visit.model_key.delete_callback(key)
+    with pytest.raises(ModelGoneError):
+        visitors.MODELS.get(key)
 
 
 def test_what_a_look_keeps_is_counted(tmp_path, photo_file):
