@@ -42,10 +42,11 @@ def heatmap(
     """
     if image is None:
         raise InputError(_NO_PICTURE)
-    analysis = analyze_within_limits(image, None, whole(resolution, RESOLUTION))
+    analysis, picture = analyze_within_limits(
+        image, None, whole(resolution, RESOLUTION), lambda found: kept(found, MAX_SIDE)
+    )
     [layer] = layer_numbers(whole(layer, LAYER), len(analysis.layers))
     opacity = OPACITY if opacity is None else opacity
-    picture = kept(analysis.image, MAX_SIDE)
     query, key = (
         overlay(picture, analysis.heatmap(side, layer, head or None), colormap, opacity)
         for side in SIDES

@@ -38,6 +38,8 @@ _READ = re.compile(
     r"|upload_progress|heartbeat/[^/]+|call/(v2/)?[^/]+/[^/]+|file=.+)/?"
 )
 _SEND = re.compile(rf"{API}/(queue/join|upload|cancel|reset|(call/v2|call|run|api)/[^/]+)/?")
+#: What no path of ours has, and what Gradio fails over when a page's stream ends.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 #: The ranges of a file that are given; others are passed over, as HTTP allows.
 _RANGE = re.compile(r"bytes=(\d{1,15}-\d{0,15}|-\d{1,15})", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?")
@@ -150,6 +152,8 @@ def _admitted(scope: Scope) -> str:
     if not all(_RANGE.fullmatch(wanted) for wanted in headers.getlist("range")):
         _drop(scope, b"range")
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    if _CONTROL.search(path):
+        raise Refused(404, "there is nothing at this address.")
     if scope["method"] in ("GET", "HEAD"):
         if not _READ.fullmatch(path):
             raise Refused(404, "there is nothing at this address.")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import signal
 import sys
@@ -25,10 +26,12 @@ from app.visitors import gradio_folder
 from sima_core import environment
 from sima_core.errors import InputError
 from sima_core.files import is_full, reason
+from sima_core.machine import give_back_freed_memory
 
 T = TypeVar("T")
 
-#: Seconds between two looks for what Gradio keeps for pages that do not come back for it.
+#: Seconds between two looks for what Gradio keeps for pages that do not come back for it, and for
+#: freed memory.
 CLEAN_EVERY = 20.0
 #: Seconds that open connections get to end once the app was told to.
 END_SECONDS = 3.0
@@ -70,6 +73,10 @@ async def _upkeep(app: App) -> AsyncIterator[None]:
     blocks._queue.ANALYTICS_MAX_EVENTS = 0  # nobody reads them, and each event sums them up
     upkeep = _sweep(blocks), _clean(blocks, boxes), Watch().keep(blocks)
     tasks = [asyncio.create_task(one) for one in upkeep]
+    # What is here now stays. Were it looked through for garbage again and again, half a million
+    # objects at a time, everybody would wait for that half a second each time.
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
@@ -102,6 +109,7 @@ async def _clean(blocks: gr.Blocks, boxes: Mailboxes) -> None:
         await asyncio.sleep(CLEAN_EVERY)
         boxes.clean(blocks._queue)
         forget_progress()
+        await asyncio.to_thread(give_back_freed_memory)
 
 
 def end_when_told(demo: gr.Blocks) -> None:

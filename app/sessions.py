@@ -17,7 +17,7 @@ from gradio.components import State
 from gradio.state_holder import SessionState, StateHolder
 
 #: Visits that are remembered, and the bytes of all that they keep (`Visit`'s stores).
-MAX_VISITS, MAX_BYTES = 1000, 512 * 2**20
+MAX_VISITS, MAX_BYTES = 1000, 256 * 2**20
 #: Sessions that pass by; more than may wait and run at once.
 MAX_PASSING = 128
 #: Seconds without a request after which a visit whose page was closed makes room, and is forgotten.

@@ -13,8 +13,8 @@ from app.viewer import Photo
 from app.visitors import (
     FORGOTTEN,
     FORGOTTEN_IN_WORDS,
-    MODELS,
     bundled,
+    drop_model,
     kept,
     require_photo,
 )
@@ -24,8 +24,6 @@ from sima_core.coco.split import CocoPicture
 from sima_core.comparison import Panel
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
-
-_NO_IMAGE = Image.new("RGB", (1, 1))
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,9 @@ class Look:
     num_bytes: int
 
     @classmethod
-    def of(cls, path: str, analysis: Analysis) -> Self:
-        """A look at the photo at `path`."""
-        photo, bare = Photo.of(analysis.image), replace(analysis, image=_NO_IMAGE)
-        return cls(path, photo, bare, len(photo.uri) + _norms_bytes(bare))
+    def of(cls, path: str, photo: Photo, analysis: Analysis) -> Self:
+        """A look at the photo at `path`, from an analysis without its picture."""
+        return cls(path, photo, analysis, len(photo.uri) + _norms_bytes(analysis))
 
     def with_photo(self) -> Analysis:
         """What the model made of the photo, with the photo, at most `KEPT_SIDE` pixels long.
@@ -134,7 +131,7 @@ class Visit:
         )
         return cls(
             look=gr.State(),
-            model_key=gr.State(FORGOTTEN, delete_callback=MODELS.drop),
+            model_key=gr.State(FORGOTTEN, delete_callback=drop_model),
             layer=layer,
             coco=gr.State(),
             comparison=gr.State(),

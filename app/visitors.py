@@ -3,9 +3,10 @@
 import functools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -17,10 +18,15 @@ from sima_core.files import writing
 from sima_core.lens.lens import Lens
 from sima_core.weights.cache import ModelCache, num_bytes
 
+T = TypeVar("T")
+
 #: What one look at a picture may cost: tokens, and tokens times parameters (about the
 #: multiply-accumulates; this many take two cores some ten seconds).
 MAX_TOKENS = 10_000
 MAX_COST = 600e9
+
+#: Bytes of a store's models together: the largest architecture (720 MiB) and some of the others.
+MODEL_BYTES = 768 * 2**20
 
 #: In place of a model's key: the visit has not begun, or was forgotten. Nothing is known of its
 #: model then, and none may stand in for it.
@@ -32,15 +38,25 @@ FORGOTTEN_IN_WORDS = (
 
 #: The longer side of the copy of a photo that is kept for a visit, in pixels.
 KEPT_SIDE = 2048
+_NO_PICTURE = Image.new("RGB", (1, 1))
 
 
 def lens_cache(max_models: int = 4) -> ModelCache[Lens]:
-    """An empty store for so many models."""
-    return ModelCache(lambda lens: num_bytes(lens.model), max_models)
+    """An empty store for so many models, of `MODEL_BYTES` together."""
+    return ModelCache(lambda lens: num_bytes(lens.model), max_models, MODEL_BYTES)
 
 
 #: The models that visitors brought for their visit.
 MODELS = lens_cache()
+
+
+def drop_model(key: str | None) -> None:
+    """Forget a visitor's model.
+
+    A function, since Gradio copies all that its components were given, with everything that hangs
+    from it, for every page that is opened: of a method of `MODELS` that would be all the models.
+    """
+    MODELS.drop(key)
 
 
 @functools.cache
@@ -92,8 +108,17 @@ def require_affordable(
     return cost
 
 
-def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> Analysis:
+def analyze_within_limits(
+    path: str, model_key: str | None, resolution: int, reduced: Callable[[Image.Image], T]
+) -> tuple[Analysis, T]:
     """Analyse the picture at `path`, unless that would take more than one visitor may use.
+
+    Args:
+        reduced: makes of the picture all that is needed of it afterwards, before the turn: whoever
+            waits for one holds no large picture.
+
+    Returns:
+        The analysis, without its picture, and what `reduced` made.
 
     Raises:
         ImageError, InputError, ModelGoneError: with a sentence for the visitor.
@@ -101,8 +126,10 @@ def analyze_within_limits(path: str, model_key: str | None, resolution: int) -> 
     """
     lens, image = lens_for(model_key), load_image(path)
     require_affordable(lens, image, resolution)
+    pixels, rest = lens.preprocess(image, resolution), reduced(image)
+    del image
     with TURNS.turn():
-        return lens.analyze(image, resolution)
+        return lens.analyze(_NO_PICTURE, resolution, pixels=pixels), rest
 
 
 def require_photo(path: str | Path | None) -> str:

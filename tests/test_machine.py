@@ -1,6 +1,9 @@
 """Threads, the torchvision repair, the model cache."""
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,28 @@ def test_a_machine_is_named_by_its_processor():
         pytest.skip("this system does not tell its processor's name")
     name = told.partition("model name")[2].partition(":")[2].splitlines()[0].strip()
     assert str(Machine.here(torch.zeros(1))).startswith(f"{name}, ")
+
+
+KEPT_AND_GIVEN_BACK = """
+import os
+from pathlib import Path
+from sima_core.machine import give_back_freed_memory, keep_freed_memory
+
+def mib():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+keep_freed_memory()
+pieces = [b"x" * 2**20 for _ in range(200)]
+last = pieces.pop()
+pieces.clear()
+kept = mib()
+give_back_freed_memory()
+print(kept - mib())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="only glibc is asked")
+def test_freed_memory_that_is_kept_can_be_given_back():
+    code = [sys.executable, "-c", KEPT_AND_GIVEN_BACK]
+    assert float(subprocess.run(code, check=True, capture_output=True).stdout) > 150

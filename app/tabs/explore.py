@@ -23,7 +23,7 @@ from app.controls import (
 from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
-from app.viewer import predictions_html, summary_html, viewer, viewer_html
+from app.viewer import Photo, predictions_html, summary_html, viewer, viewer_html
 from app.visit import Look, Visit, require_look
 from app.visitors import (
     analyze_within_limits,
@@ -101,13 +101,12 @@ def explore(
 ) -> tuple[Look, Markup]:
     """A new photo, resolution or model: run it once; `draw` follows.
 
-    Where the photo was cleared, the one that is still shown is meant. For the visit only a copy of
-    it is kept that is small enough to hold so long.
+    Where the photo was cleared, the one that is still shown is meant.
     """
     require_visit(model_key)
     path = require_photo(path or (seen.path if seen else None))
-    analysis = analyze_within_limits(path, model_key, int(resolution))
-    return Look.of(path, analysis), predictions_html(analysis)
+    analysis, photo = analyze_within_limits(path, model_key, int(resolution), Photo.of)
+    return Look.of(path, photo, analysis), predictions_html(analysis)
 
 
 def draw(

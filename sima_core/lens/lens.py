@@ -202,18 +202,22 @@ class Lens:
         resolution: int = RESOLUTION,
         layers: Layers = "all",
         num_predictions: int = 5,
+        pixels: Tensor | None = None,
     ) -> Analysis:
         """Run `image` (RGB, from `load_image`) through the model, once.
 
         Args:
             resolution: the input's shorter side in pixels.
+            pixels: what `preprocess` made of the picture, where that is done; `image` is only
+                handed on then, and may be a smaller copy.
 
         Raises:
             ImageError: the picture is too elongated for the resolution.
             InputError: a layer that does not exist, a resolution below one patch, or results that
                 are not finite.
         """
-        pixels = self.preprocess(image, resolution)
+        if pixels is None:
+            pixels = self.preprocess(image, resolution)
         with NormRecorder(self.model, layers, self.layers) as recorder, looking(self.model):
             probabilities = self.model(pixels).float().softmax(dim=-1)[0].cpu()
         if not probabilities.isfinite().all():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from gradio.server_messages import HeartbeatMessage, ProcessCompletedMessage
 from playwright.sync_api import expect
 from safetensors.torch import save_model
@@ -23,10 +24,12 @@ from app.sessions import CLOSED_SECONDS, FORGET_SECONDS, Sessions
 from app.tabs import compare, latency
 from app.tabs.coco import picture as coco
 from app.tabs.explore import download, explore
-from app.visit import Look
+from app.viewer import Photo
+from app.visit import Look, Visit
 from app.visitors import FORGOTTEN
 from sima_core.errors import InputError
 from sima_core.models.architectures import create_model
+from sima_core.weights.cache import ModelGoneError
 from tests.app.client import Visitor, file_data
 from tests.app.driving import look, norms
 from tests.support import awaited
@@ -129,6 +132,25 @@ def test_a_session_takes_little_time_and_memory(stores):
     assert not list(session.components)
 
 
+def test_opening_a_page_copies_no_visitors_model():
+    """Gradio copies the configuration of all components for it."""
+    copied = []
+
+    class Watched(SimpleNamespace):
+        def __deepcopy__(self, memo):
+            copied.append(self)
+
+    key = visitors.MODELS.add(Watched(model=torch.nn.Linear(1, 1)))
+    with gr.Blocks(analytics_enabled=False) as demo:
+        visit = Visit.begin()
+        visit.layer.render()
+    gr.utils.safe_deepcopy(demo.get_config_file())
+    assert not copied
+    visit.model_key.delete_callback(key)
+    with pytest.raises(ModelGoneError):
+        visitors.MODELS.get(key)
+
+
 def test_what_a_look_keeps_is_counted(tmp_path, photo_file):
     seen = look(str(photo_file), None, 64)
     norms = [t for n in seen.analysis.norms.values() for t in (n.query, n.key)]
@@ -138,7 +160,7 @@ def test_what_a_look_keeps_is_counted(tmp_path, photo_file):
 def test_what_is_downloaded_has_the_photo_itself(photo_file):
     exact = visitors.load_image(photo_file)
     found = visitors.bundled().analyze(exact, 64)
-    again = Look.of(str(photo_file), found).with_photo()
+    again = Look.of(str(photo_file), Photo.of(exact), found).with_photo()
     assert np.array_equal(np.asarray(exact), np.asarray(again.image))
     assert again.norms is found.norms
 
