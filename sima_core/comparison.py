@@ -29,7 +29,7 @@ FEWEST, MOST = 2, 4
 #: Heights over widths from which on a picture no longer fills its place in the figure.
 TALLEST = 12.0
 #: Pixels of a picture from which on it is made smaller for the figure, which shows far fewer.
-MOST_DRAWN = 2**24
+MOST_DRAWN = 2**22
 #: The name that stands for the bundled checkpoint.
 BUNDLED = "bundled"
 #: What to show of each: the norms of queries and keys, or where the class token looks.
