@@ -264,7 +264,7 @@ class CocoSplit:
         return CocoError(f"An object's outline in picture {image_id} is broken: {again}.")
 
 
-# One reader at a time: a large list takes gigabytes while it is parsed.
+# One reader at a time: a second visitor waits for the first one's list, and reads none anew.
 _READING = threading.Lock()
 # What was read, by root and split, and when its file had changed.
 _OPEN: dict[tuple[Path, str], tuple[int, CocoSplit]] = {}

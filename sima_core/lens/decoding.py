@@ -272,7 +272,7 @@ class _ForgivingChunks(PngImagePlugin.PngStream):
             return super().call(cid, pos, length)
         try:
             return super().call(cid, pos, length)
-        except Exception:
+        except Exception:  # its reader may raise anything; the picture does not depend on it
             assert self.fp is not None
             self.fp.seek(pos)
             return ImageFile._safe_read(self.fp, length)
