@@ -34,8 +34,3 @@ def shown(name: str, length: int = 80) -> str:
 def printable(name: str) -> str:
     """A whole name for files and messages: what is no UTF-8 or steers a terminal is U+FFFD."""
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
-
-
-def as_utf8(name: str) -> str:
-    """A name of a file as text that can be written: what is no UTF-8 becomes U+FFFD."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", name)

@@ -1,6 +1,6 @@
 """Strangers' texts are made fit for a line."""
 
-from sima_core.words import as_utf8, plain, printable, shown
+from sima_core.words import plain, printable, shown
 
 
 def test_nothing_that_steers_a_terminal_is_left():
@@ -23,8 +23,8 @@ def test_names_from_files_hold_no_markup():
 
 
 def test_a_name_that_is_no_utf8_can_be_written():
-    assert as_utf8("caf\udce9.png") == "caf\ufffd.png"
-    assert as_utf8("café.png") == "café.png"
+    assert printable("caf\udce9.png") == "caf\ufffd.png"
+    assert printable("café.png") == "café.png"
 
 
 def test_whole_names_hold_only_what_can_be_printed():

@@ -31,7 +31,7 @@ from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
 from sima_core.numbers import LAYERS, Count
-from sima_core.words import SENTENCE, as_utf8, plain
+from sima_core.words import SENTENCE, plain, printable
 
 if TYPE_CHECKING:
     from sima_core.lens.lens import Lens
@@ -166,7 +166,7 @@ def _about(lens: "Lens", arguments: Sequence[str]) -> dict[str, str | None]:
     origin = lens.provenance
     assert origin is not None  # that of what was loaded
     return {
-        "command": "python -m sima_core " + as_utf8(shlex.join(arguments)),
+        "command": "python -m sima_core " + printable(shlex.join(arguments)),
         "checkpoint_sha256": origin.sha256,
         "checkpoint": origin.source,
         "architecture": origin.architecture,
