@@ -136,7 +136,8 @@ def _class_row(
     query = layer.kind.normalized(query)[:, layer.class_row : layer.class_row + 1]
     key = layer.kind.normalized(key)
     query, key = (_by_head(tokens, layer.num_heads, head) for tokens in (query, key))
-    return layer.kind.weights(layer.module(model), query, key)[:, :, 0].mean(dim=1)
+    scale = layer.kind.scale(layer.module(model))
+    return layer.kind.weights(query * scale, key)[:, :, 0].mean(dim=1)
 
 
 def _roll_out(
@@ -154,9 +155,10 @@ def _roll_out(
     row[:, 0] = 1
     for layer, (q, k) in zip(reversed(layers), reversed(captured), strict=True):
         q, k = (_by_head(tokens, layer.num_heads, head) for tokens in (q, k))
+        q = q * layer.kind.scale(layer.module(model))
         mixed = torch.zeros_like(row)
         for one_q, one_k in zip(q.unbind(1), k.unbind(1), strict=True):
-            weights = layer.kind.weights(layer.module(model), one_q, one_k)
+            weights = layer.kind.weights(one_q, one_k)
             mixed += (row.unsqueeze(1) @ weights).squeeze(1) / q.shape[1]
         row = (row + mixed) / 2
     return row

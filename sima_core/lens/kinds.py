@@ -23,6 +23,8 @@ from sima_core.models.cvt import ConvAttention, SimAConvAttention
 
 #: Takes Q (B, N, C) and K (B, M, C), heads side by side.
 Record = Callable[[Tensor, Tensor], None]
+#: Which patches stay, bool (rows·cols,).
+Kept = Tensor
 
 
 class AttentionKind:
@@ -58,6 +60,11 @@ class AttentionKind:
         """The modules whose outputs the layer's `product` takes."""
         return (layer.qkv,)
 
+    def value_source(self, layer: Any) -> nn.Module:
+        """The module whose output ends with V."""
+        module: nn.Module = layer.qkv
+        return module
+
     def watch(self, layer: nn.Module, record: Record) -> list[RemovableHandle]:
         """Call `record` whenever this thread has run `layer`; the caller removes the hooks.
 
@@ -65,42 +72,86 @@ class AttentionKind:
         layer has them, and before every other normalisation or scale: SimA's ℓ1-norms, XCA's
         ℓ2-norms, the scale of softmax. In class attention Q may have the class token only (N = 1).
         """
-        thread = threading.get_ident()
         sources = self.sources(layer)
         if len(sources) == 1:
 
-            def split(module: nn.Module, args: tuple[Any, ...], qkv: Tensor) -> None:
-                if threading.get_ident() == thread:
-                    query, key, _ = qkv.detach().chunk(3, dim=-1)
-                    record(query, key)
+            def split(qkv: Tensor) -> None:
+                query, key, _ = qkv.detach().chunk(3, dim=-1)
+                record(query, key)
 
-            return [sources[0].register_forward_hook(split)]
+            return [on_output(sources[0], split)]
 
         seen: dict[str, Tensor] = {}
 
-        def keep_query(module: nn.Module, args: tuple[Any, ...], query: Tensor) -> None:
-            if threading.get_ident() == thread:
-                seen["query"] = _side_by_side(query.detach())
+        def keep_query(query: Tensor) -> None:
+            seen["query"] = side_by_side(query.detach())
 
-        def give_both(module: nn.Module, args: tuple[Any, ...], key: Tensor) -> None:
-            if threading.get_ident() == thread:
-                record(seen.pop("query"), _side_by_side(key.detach()))
+        def give_both(key: Tensor) -> None:
+            record(seen.pop("query"), side_by_side(key.detach()))
 
         query, key = sources
-        return [query.register_forward_hook(keep_query), key.register_forward_hook(give_both)]
+        return [on_output(query, keep_query), on_output(key, give_both)]
 
     def normalized(self, tokens: Tensor) -> Tensor:
         """Q̂ of Q, or K̂ of K, where the kind has them: (B, N, C) alike, float32."""
         tokens = tokens.float()
         return tokens if self.norm_floor is None else l1_normalize(tokens, self.norm_floor)
 
-    def weights(self, layer: Any, query: Tensor, key: Tensor) -> Tensor:
-        """Attention weights of `normalized` Q and K: (B, H, N, d) and (B, H, M, d) to (B, H, N, M).
+    def scale(self, layer: Any) -> float:
+        """What Q is multiplied by before `weights` are taken."""
+        return 1.0
 
-        Raises:
-            InputError: the kind has no weights between tokens.
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """Attention weights: (..., N, d) and (..., M, d) to (..., N, M).
+
+        Args:
+            query: `normalized` Q times the `scale`.
+            key: `normalized` K.
         """
         return query @ key.transpose(-2, -1)
+
+    def column_weights(self, query: Tensor, key: Tensor, totals: Tensor | None) -> Tensor:
+        """Every query's weights for a few keys, as `weights` gives them for all keys.
+
+        Args:
+            totals: what `row_totals` gives for all keys.
+        """
+        return query @ key.transpose(-2, -1)
+
+    def row_totals(self, query: Tensor, key: Tensor) -> Tensor | None:
+        """What couples a row's weights, (..., N, 1); None where nothing does."""
+        return None
+
+    def thin(self, layer: Any, queries: Kept, keys: Kept) -> list[RemovableHandle]:
+        """Have `layer` run as if only some patches were there; the caller removes the hooks.
+
+        The others neither speak nor listen: they count in no norm and no sum, and get zeros.
+
+        Args:
+            queries: true for the patches that stay, and `keys` likewise, of the keys' grid.
+        """
+        hooks = [on_input(layer, lambda x: x[:, _rows(x, keys)])]
+        if self.over_patches:
+            hooks.append(on_output(layer, lambda x: _scattered(x, queries)))
+        return hooks
+
+    def sums_over_tokens(self, layer: Any) -> bool:
+        """Whether what the layer gives is a sum of one part a token, so that it has a flow."""
+        try:
+            self.projection(layer)
+        except InputError:
+            return False
+        return True
+
+    def projection(self, layer: Any) -> nn.Linear:
+        """The linear layer that what the heads gave goes through, and nothing before it.
+
+        Raises:
+            InputError: the kind has no weights between tokens, or something that is not linear
+                stands between them and the projection.
+        """
+        found: nn.Linear = layer.proj
+        return found
 
 
 class SimA(AttentionKind):
@@ -130,8 +181,27 @@ class Softmax(AttentionKind):
     def sources(self, layer: Any) -> tuple[nn.Module, ...]:
         return layer.q_norm, layer.k_norm
 
-    def weights(self, layer: Any, query: Tensor, key: Tensor) -> Tensor:
-        return torch.softmax(query @ key.transpose(-2, -1) * layer.scale, dim=-1)
+    def scale(self, layer: Any) -> float:
+        return float(layer.scale)
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        return torch.softmax(query @ key.transpose(-2, -1), dim=-1)
+
+    def column_weights(self, query: Tensor, key: Tensor, totals: Tensor | None) -> Tensor:
+        assert totals is not None
+        return torch.exp(query @ key.transpose(-2, -1) - totals)
+
+    def row_totals(self, query: Tensor, key: Tensor) -> Tensor | None:
+        return torch.logsumexp(query @ key.transpose(-2, -1), dim=-1, keepdim=True)
+
+    def projection(self, layer: Any) -> nn.Linear:
+        norm = getattr(layer, "norm", None)
+        if getattr(layer, "gate", None) is not None or not isinstance(norm, nn.Identity | None):
+            raise InputError(
+                "this model's attention normalises or gates what its heads give, so its output is "
+                "no sum of one part a token"
+            )
+        return super().projection(layer)
 
 
 class CrossCovariance(AttentionKind):
@@ -141,8 +211,10 @@ class CrossCovariance(AttentionKind):
     name = "XCA"
     has_token_weights = False
 
-    def weights(self, layer: Any, query: Tensor, key: Tensor) -> Tensor:
-        raise InputError("XCA mixes channels and not tokens: it has no weights between tokens")
+    def projection(self, layer: Any) -> nn.Linear:
+        raise InputError(
+            "XCA mixes channels and not tokens: no token hears another, so there is no flow to show"
+        )
 
 
 class _OfConvolutions(AttentionKind):
@@ -155,6 +227,19 @@ class _OfConvolutions(AttentionKind):
 
     def projections(self, layer: Any) -> tuple[nn.Module, ...]:
         return layer.proj_q, layer.proj_k, layer.proj_v
+
+    def value_source(self, layer: Any) -> nn.Module:
+        module: nn.Module = layer.proj_v
+        return module
+
+    def thin(self, layer: Any, queries: Kept, keys: Kept) -> list[RemovableHandle]:
+        # Behind the convolutions, which need the whole grid.
+        return [
+            on_output(layer.proj_q, lambda x: x[:, _rows(x, queries)]),
+            on_output(layer.proj_k, lambda x: x[:, _rows(x, keys)]),
+            on_output(layer.proj_v, lambda x: x[:, _rows(x, keys)]),
+            on_output(layer, lambda x: _scattered(x, queries)),
+        ]
 
 
 class SimAOfConvolutions(_OfConvolutions, SimA):
@@ -189,6 +274,10 @@ class SoftmaxClass(Softmax):
     def sources(self, layer: Any) -> tuple[nn.Module, ...]:
         return layer.q, layer.k
 
+    def value_source(self, layer: Any) -> nn.Module:
+        module: nn.Module = layer.v
+        return module
+
 
 #: Every kind of attention that is known.
 ATTENTION_KINDS: tuple[AttentionKind, ...] = (
@@ -213,7 +302,44 @@ def _kind_of_class(module: type) -> AttentionKind | None:
     return next((kind for kind in ATTENTION_KINDS if issubclass(module, kind.module)), None)
 
 
-def _side_by_side(x: Tensor) -> Tensor:
+def on_output(module: nn.Module, take: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Call `take` with what `module` gives, whenever this thread runs it; the caller removes it.
+
+    What `take` returns stands in the output's place, where it is not None.
+    """
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return take(output) if threading.get_ident() == thread else None
+
+    return module.register_forward_hook(hook)
+
+
+def on_input(module: nn.Module, give: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    """Have `module` take what `give` makes of its first argument, whenever this thread runs it."""
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        return (give(args[0]), *args[1:]) if threading.get_ident() == thread else None
+
+    return module.register_forward_pre_hook(hook)
+
+
+def _rows(tokens: Tensor, kept: Kept) -> Tensor:
+    """Which of (B, N, C) tokens stay, (N,): class and register tokens, which come first, all do."""
+    first = kept.new_ones(tokens.shape[1] - len(kept))
+    return torch.cat([first, kept]).to(tokens.device)
+
+
+def _scattered(output: Tensor, kept: Kept) -> Tensor:
+    """Rows of the tokens that stayed, (B, S, C), among zeros for the others: (B, N, C)."""
+    gone = len(kept) - int(kept.sum())
+    whole = output.new_zeros(output.shape[0], output.shape[1] + gone, output.shape[2])
+    whole[:, _rows(whole, kept)] = output
+    return whole
+
+
+def side_by_side(x: Tensor) -> Tensor:
     """(B, H, N, d), (B, N, C) or one token's (B, C) as (B, N, C)."""
     if x.ndim == 4:
         return x.transpose(1, 2).flatten(2)

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.lens.analysis import Analysis, Prediction
+from sima_core.lens.class_flow import class_layer, why
 from sima_core.lens.class_maps import ClassMap, attention_maps
+from sima_core.lens.flow import Flow, Parts
+from sima_core.lens.flowing import flows
 from sima_core.lens.heatmaps import NOT_FINITE
+from sima_core.lens.knockout import KnockOut, knock_out
 from sima_core.lens.layers import (
     Layer,
     Layers,
@@ -22,6 +26,7 @@ from sima_core.lens.layers import (
     patch_size,
     require_pixels,
 )
+from sima_core.lens.maps import Maps, maps, require_map
 from sima_core.lens.norms import NormRecorder, TokenNorms
 from sima_core.lens.pictures import InputConfig, input_size, preprocess
 from sima_core.models.architectures import num_parameters
@@ -195,6 +200,95 @@ class Lens:
             InputError: as `attention_maps`.
         """
         return attention_maps(self.model, pixels, kind, head)
+
+    def flow(self, pixels: Tensor, layer: int = LAYER) -> Flow:
+        """What one layer's attention does with every token, exactly; see `Flow`.
+
+        Args:
+            pixels: one picture, (1, 3, height, width), normalised; `preprocess` makes it.
+            layer: counted from 1; negative from the end.
+
+        Raises:
+            InputError: a layer that does not exist, what is not one picture, or attention whose
+                output is no sum of one part a token, as XCA's is not.
+        """
+        return flows(self.model, pixels, [self.layer(layer)])[0]
+
+    def class_flow(self, pixels: Tensor, layer: int | None = None) -> Flow:
+        """What a layer gives the class token: ``received("class")`` of the flow holds its parts.
+
+        Args:
+            layer: one of class attention, where the model has them, else one of `layers` in which
+                the class token takes part; negative from the end. None takes the first of class
+                attention, else the last.
+
+        Raises:
+            InputError: as `flow`, or a model without class token in its attention.
+        """
+        return flows(self.model, pixels, [class_layer(self.model, layer)])[0]
+
+    def why(
+        self, pixels: Tensor, label: int, over: int | None = None, layer: int | None = None
+    ) -> Parts:
+        """What the class token receives, and how far each part speaks for one label (`along`).
+
+        By how much each part raises the label's logit, or the logit's lead over another's, to the
+        first order: the logit's gradient by the layer's output times the part. Exact where nothing
+        but linear layers follow.
+
+        Args:
+            label: the class's index, and `over` the other's.
+            layer: as in `class_flow`.
+
+        Raises:
+            InputError: as `class_flow`, or a class that does not exist.
+        """
+        return why(self.model, pixels, label, over, class_layer(self.model, layer))
+
+    def without(
+        self, pixels: Tensor, tokens: Sequence[tuple[int, int]], layer: Layers = "all"
+    ) -> KnockOut:
+        """What the model says when some tokens take no part in attention: predicted and real.
+
+        Both leave the tokens out of every attention of the layers, so that they neither speak nor
+        listen; what mixes neighbours outside of attention (convolutions) is left as it is. For the
+        real answer the norms and sums are taken over the tokens that are left; the prediction
+        keeps them as they are with all tokens, so that it only takes each token's parts away.
+
+        Args:
+            pixels: one picture, (1, 3, height, width), normalised; `preprocess` makes it.
+            tokens: (row, column) of patches, counted from 1.
+            layer: as in `norms`; ``"all"`` takes the layers of class attention too.
+
+        Raises:
+            InputError: a layer or token that does not exist, no token named, none left, or what is
+                not one picture.
+        """
+        layers = [self.layers[number - 1] for number in self.layer_numbers(layer)]
+        if layer == "all":
+            layers += find_layers(self.model, over_patches=False, required=False)
+        return knock_out(self.model, pixels, tokens, layers)
+
+    def maps(self, pixels: Tensor, layer: int = LAYER, names: Sequence[str] | None = None) -> Maps:
+        """Every map of `maps.MAPS` that the model has in one layer, from one forward pass.
+
+        Args:
+            pixels: one picture, (1, 3, height, width), normalised; `preprocess` makes it.
+            names: only what these maps need; None for all that there are.
+
+        Raises:
+            InputError: as `norms`, or an unknown name.
+        """
+        for name in names or ():
+            require_map(name)
+        chosen = self.layer(layer)
+        try:
+            of_class: Layer | None = class_layer(self.model, None)
+        except InputError:
+            of_class = None
+        if of_class and of_class.kind.over_patches:  # the class token is among this layer's tokens
+            of_class = chosen if chosen.class_row is not None else None
+        return maps(self.model, pixels, chosen, of_class, names)
 
     def analyze(
         self,

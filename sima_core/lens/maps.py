@@ -1,0 +1,248 @@
+"""Every map of tokens that a lens can draw, by name: its formula, and what it can and cannot say.
+
+One registry, which page, command line, comparison and evaluation share. The paper's two, ``query``
+and ``key``, are the default.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sima_core.errors import InputError
+from sima_core.lens.flow import Flow, FlowTotals
+from sima_core.lens.flowing import flowing, require_picture
+from sima_core.lens.layers import Layer, looking, on_grid, require_head
+from sima_core.lens.norms import NormRecorder, TokenNorms
+from sima_core.words import plain
+
+#: What a map is made of: norms of Q and K, the layer's flow, or the flow to the class token.
+Needs = Literal["norms", "flow", "class"]
+
+
+@dataclass(frozen=True)
+class NamedMap:
+    """One map: how it is called, computed and read."""
+
+    name: str
+    title: str
+    formula: str
+    #: What it shows, and what it cannot say.
+    says: str
+    needs: Needs
+    #: Makes the map, (rows, cols), for a head (from 1) or for all of them (None).
+    of: Callable[["Maps", int | None], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What the maps of one layer on one picture are made of, from one forward pass."""
+
+    layer: Layer
+    #: Per head: (1, heads, rows, cols).
+    norms: TokenNorms
+    #: None where no token hears another (XCA).
+    flow: Flow | None
+    #: The first layer of class attention, or this one where the class token is among its tokens.
+    class_flow: Flow | None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the maps that this model and layer have."""
+        there = {"norms": True, "flow": self.flow, "class": self.class_flow}
+        return (name for name, one in MAPS.items() if there[one.needs])
+
+    def of(self, name: str, head: int | None = None) -> NDArray[np.float32]:
+        """One map, unscaled: float32 (rows, cols); in CvT a map of keys has fewer.
+
+        Args:
+            head: counted from 1; None takes all heads together.
+
+        Raises:
+            InputError: an unknown name, a head that does not exist, or a map that this model does
+                not have; says which it has.
+        """
+        require_map(name)
+        if name not in tuple(self):
+            raise InputError(
+                f"layer {self.layer.number} ({self.layer.attention}) has no map {name}: "
+                f"choose one of {', '.join(self)}"
+            )
+        require_head(head, self.norms.query.shape[1])
+        return MAPS[name].of(self, head)
+
+    @cached_property
+    def totals(self) -> FlowTotals:
+        """All pairs of the layer's tokens, over all heads."""
+        return self._totals(None)
+
+    def _totals(self, head: int | None) -> FlowTotals:
+        assert self.flow is not None  # `of` asks for no other
+        return self.totals if head is None and "totals" in self.__dict__ else self.flow.totals(head)
+
+
+def require_map(name: object) -> None:
+    """Refuse a name that no map has.
+
+    Raises:
+        InputError: the name is unknown; lists those there are.
+    """
+    if not isinstance(name, str) or name not in MAPS:
+        raise InputError(f"a map is one of {', '.join(MAPS)}; got {plain(repr(name))}")
+
+
+def maps(
+    model: nn.Module,
+    pixels: Tensor,
+    layer: Layer,
+    of_class: Layer | None,
+    names: Sequence[str] | None = None,
+) -> Maps:
+    """What the maps of `layer` are made of; see `Lens.maps`.
+
+    Args:
+        of_class: the layer that shows what the class token receives; None where there is none.
+        names: only what these maps need; None for all.
+
+    Raises:
+        InputError: as `Lens.maps`.
+    """
+    require_picture(model, pixels)
+    wanted = {MAPS[name].needs for name in (MAPS if names is None else names)}
+    asked = {"flow": layer, "class": of_class}
+    layers = {
+        need: one
+        for need, one in asked.items()
+        if need in wanted and one and one.kind.sums_over_tokens(one.module(model))
+    }
+    found: dict[Layer, Flow] = {}
+
+    def take(flow: Flow) -> None:
+        found[flow.layer] = flow
+
+    with ExitStack() as listening:
+        recorder = listening.enter_context(NormRecorder(model, [layer.number]))
+        listening.enter_context(flowing(model, list(set(layers.values())), pixels, take))
+        listening.enter_context(looking(model))
+        model(pixels)
+    norms = recorder.norms(per_head=True)[layer.number]
+    of_flow, of_class_flow = (found[layers[n]] if n in layers else None for n in ("flow", "class"))
+    return Maps(layer, norms, of_flow, of_class_flow)
+
+
+def _norm(maps: Maps, side: Literal["query", "key"], head: int | None) -> NDArray[np.float32]:
+    by_head = getattr(maps.norms, side)[0]
+    found = torch.linalg.vector_norm(by_head, dim=0) if head is None else by_head[head - 1]
+    return np.asarray(found.cpu().numpy())
+
+
+def _query_key(maps: Maps, head: int | None) -> NDArray[np.float32]:
+    query, key = _norm(maps, "query", head), _norm(maps, "key", head)
+    if query.shape != key.shape:  # CvT: each token takes the key that it lies under
+        row, col = (np.arange(n) * k // n for n, k in zip(query.shape, key.shape, strict=True))
+        key = key[row][:, col]
+    return query * key
+
+
+def _value_weighted(maps: Maps, head: int | None) -> NDArray[np.float32]:
+    assert maps.flow is not None
+    flow = maps.flow.of_head(head)
+    weighted = torch.linalg.vector_norm(flow.key, dim=-1) * flow.value_norm
+    return _patches(weighted.sum(dim=0), flow.key_grid)
+
+
+def _sent(maps: Maps, head: int | None) -> NDArray[np.float32]:
+    assert maps.flow is not None
+    return _patches(maps._totals(head).sent, maps.flow.key_grid)
+
+
+def _received(maps: Maps, head: int | None) -> NDArray[np.float32]:
+    assert maps.flow is not None
+    return _patches(maps._totals(head).received, maps.flow.query_grid)
+
+
+def _class_contribution(maps: Maps, head: int | None) -> NDArray[np.float32]:
+    assert maps.class_flow is not None
+    return maps.class_flow.received("class", head).on_grid("norms")
+
+
+def _patches(values: Tensor | NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
+    return np.asarray(on_grid(torch.as_tensor(values), grid).cpu().numpy())
+
+
+#: Every map by its name; the paper's two come first.
+MAPS = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            NamedMap(
+                "query",
+                "Query",
+                "‖q̂ᵢ‖",
+                "How large each token's query is: what it gathers is scaled by it. It does not say "
+                "how much arrives, since what is gathered cancels.",
+                "norms",
+                lambda maps, head: _norm(maps, "query", head),
+            ),
+            NamedMap(
+                "key",
+                "Key",
+                "‖k̂ⱼ‖",
+                "How large each token's key is: how loudly it can be heard. It does not say what "
+                "it has to say, or whether it adds or subtracts.",
+                "norms",
+                lambda maps, head: _norm(maps, "key", head),
+            ),
+            NamedMap(
+                "query_key",
+                "Query × key",
+                "‖q̂ᵢ‖·‖k̂ᵢ‖",
+                "Tokens that are large in both directions. It does not say who hears whom.",
+                "norms",
+                _query_key,
+            ),
+            NamedMap(
+                "value_weighted",
+                "Key × value",
+                "Σ_heads ‖k̂ⱼ‖·‖vⱼW_O‖",
+                "How loudly each token is heard, times the size of what it says. It does not say "
+                "whether anyone listens, or whether it adds or subtracts.",
+                "flow",
+                _value_weighted,
+            ),
+            NamedMap(
+                "sent",
+                "Sent",
+                "Σᵢ ‖cᵢⱼ‖",
+                "The exact size of all that each token adds to the others in this layer. It does "
+                "not say in which direction, or whether later layers use it.",
+                "flow",
+                _sent,
+            ),
+            NamedMap(
+                "received",
+                "Received",
+                "‖Σⱼ cᵢⱼ‖",
+                "The exact size of what arrives at each token in this layer, once its parts have "
+                "cancelled. It does not say from whom.",
+                "flow",
+                _received,
+            ),
+            NamedMap(
+                "class_contribution",
+                "To the class token",
+                "‖c_class,ⱼ‖",
+                "The exact size of what each patch gives the class token where it first listens. "
+                "It does not say for which label, or whether it speaks for or against it.",
+                "class",
+                _class_contribution,
+            ),
+        )
+    }
+)
