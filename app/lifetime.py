@@ -20,7 +20,7 @@ from app.connections import Watch
 from app.messages import Mailboxes
 from app.sessions import Sessions
 from app.sweeping import EVERY, renew, sweep
-from app.tabs.explore import sample_photos
+from app.tabs.explore.samples import sample_photos
 from app.uploads import forget_progress
 from app.visitors import gradio_folder
 from sima_core import environment

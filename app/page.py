@@ -9,9 +9,11 @@ from app.arguments import Page
 from app.connections import allow_many
 from app.gate import app_options
 from app.handlers import QUIET, plainly
-from app.tabs import compare, evidence, explore, latency
+from app.tabs import compare, evidence, latency
 from app.tabs.coco import tab as coco
 from app.tabs.coco.picture import copy_of
+from app.tabs.explore import tab as explore
+from app.tabs.explore.samples import sample_photos
 from app.templating import render
 from app.visit import CocoLook, Visit
 from sima_core import environment
@@ -91,7 +93,7 @@ def launch(demo: gr.Blocks) -> None:
         theme=theme.THEME,
         css_paths=[theme.CSS],
         js=theme.ON_OPEN,
-        allowed_paths=[path for path, _ in explore.sample_photos()],  # wherever packages lie
+        allowed_paths=[path for path, _ in sample_photos()],  # wherever packages lie
         ssr_mode=False,
         show_error=False,
         enable_monitoring=False,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from playwright.sync_api import Locator, Page, expect
 
-from app.tabs.explore import explore
+from app.tabs.explore.look import explore
 from app.visit import Look
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from app import page
 from app.arguments import argument_name, read
-from app.tabs.explore import sample_photos
+from app.tabs.explore.samples import sample_photos
 from tests.app.asking import call, upload
 from tests.app.client import Visitor
 from tests.support import ROOT, awaited

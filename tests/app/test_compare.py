@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from app import visitors
 from app.tabs import compare as tab
-from app.tabs.explore import sample_photos
+from app.tabs.explore.samples import sample_photos
 from sima_core import load_image
 from sima_core.errors import InputError
 from sima_core.lens.lens import Lens

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from app.tabs import explore as tab
+from app.tabs.explore import look as tab
+from app.tabs.explore.samples import sample_photos
 from app.viewer import Photo
 from sima_core import load_image, load_model, preprocess, token_norms
 from sima_core.errors import InputError
@@ -158,7 +159,7 @@ def test_own_checkpoint_for_this_visit(explore, tmp_path, context, app):
 
 
 def test_colour_map_and_head_run_no_model(monkeypatch):
-    sample, _ = tab.explore(tab.sample_photos()[0][0], None, None, 112)
+    sample, _ = tab.explore(sample_photos()[0][0], None, None, 112)
     monkeypatch.setattr(Lens, "analyze", None)  # would fail if it were called
     pictures = {tab.draw(sample, 12, head, c)[0] for head in (0, 1) for c in ("gray", "turbo")}
     assert len(pictures) == 4

@@ -17,7 +17,7 @@ import app as package
 from app.handlers import plainly, plainly_each
 from app.page import launch, open_picture
 from app.tabs import compare, latency
-from app.tabs.explore import download
+from app.tabs.explore.look import download
 from app.visit import CocoLook
 from sima_core.errors import InputError
 from tests.app.driving import compare as press_compare

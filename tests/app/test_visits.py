@@ -23,7 +23,7 @@ from app.own_checkpoint import begin_again
 from app.sessions import CLOSED_SECONDS, FORGET_SECONDS, Sessions
 from app.tabs import compare, latency
 from app.tabs.coco import picture as coco
-from app.tabs.explore import download, explore
+from app.tabs.explore.look import download, explore
 from app.viewer import Photo
 from app.visit import Look, Visit
 from app.visitors import FORGOTTEN

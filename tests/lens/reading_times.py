@@ -25,7 +25,7 @@ for line in sys.stdin:
 #: The same for the page's handlers.
 _PAGE = """
 import sys, time
-from app.tabs.explore import draw, explore
+from app.tabs.explore.look import draw, explore
 from sima_core.machine import keep_freed_memory, use_available_cpus
 import app.page  # as the app does
 use_available_cpus()

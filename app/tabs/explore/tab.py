@@ -1,16 +1,12 @@
 """The Explore tab: a photo in, the token importance of Q̂ and K̂ over it."""
 
 import functools
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 
 import gradio as gr
 from gradio.components import Component
 from gradio.events import Dependency
-from markupsafe import Markup
 
 from app.controls import (
     colormap_choice,
@@ -18,33 +14,17 @@ from app.controls import (
     opacity_slider,
     photo_box,
     resolution_choice,
-    whole,
 )
 from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
-from app.viewer import Photo, predictions_html, summary_html, viewer, viewer_html
-from app.visit import Look, Visit, require_look
-from app.visitors import (
-    analyze_within_limits,
-    bundled,
-    new_folder,
-    require_photo,
-    require_visit,
-)
-from sima_core import Analysis
-from sima_core.defaults import LAYER, OPACITY, RESOLUTION
-from sima_core.errors import InputError
-from sima_core.lens.export import write
+from app.tabs.explore.look import download, draw, explore, photo_on_show
+from app.tabs.explore.samples import pick_sample, sample_photos
+from app.viewer import predictions_html, viewer
+from app.visit import Look, Visit
+from app.visitors import bundled
+from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.lens.heatmaps import COLORMAPS
-
-_SAMPLES = {
-    "Cheetah": ("gradio", "media_assets/images/cheetah1.jpg"),
-    "Lion": ("gradio", "media_assets/images/lion.jpg"),
-    "Running cheetah": ("gradio", "media_assets/images/cheetah.jpg"),
-    "Eiffel Tower": ("gradio", "media_assets/images/tower.jpg"),
-    "Grace Hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-}
 
 # The archive's address reaches the hidden button a moment after the event that made it.
 _CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#download-ready').click(), 200)"
@@ -63,90 +43,6 @@ softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
   them.
 - The maps show what attention weighs, **not why** the model chose a label, and it can be wrong.
 """
-
-
-def sample_photos() -> list[tuple[str, str]]:
-    """(path, caption) of the sample photos that the installed packages carry."""
-    found = [(files(package) / name, caption) for caption, (package, name) in _SAMPLES.items()]
-    return [(str(path), caption) for path, caption in found if path.is_file()]
-
-
-def pick_sample(choice: gr.EventData) -> str:
-    """The path of the sample that was clicked."""
-    samples = sample_photos()
-    index = getattr(choice, "index", None)
-    if type(index) is not int or not 0 <= index < len(samples):
-        raise InputError("choose one of the sample photos.")
-    return samples[index][0]
-
-
-@dataclass(frozen=True)
-class View:
-    """What to show of an analysis."""
-
-    layer: int
-    head: int | None
-    colormap: str
-
-    @classmethod
-    def of(cls, analysis: Analysis, layer: float | None, head: float, colormap: str) -> "View":
-        """The view nearest to what was asked for that the model has."""
-        number = min(whole(layer, LAYER), max(analysis.norms))
-        heads = analysis.layers[number].num_heads
-        return cls(number, int(head) if 1 <= head <= heads else None, colormap)
-
-
-def explore(
-    path: str | None, seen: Look | None, model_key: str | None, resolution: float
-) -> tuple[Look, Markup]:
-    """A new photo, resolution or model: run it once; `draw` follows.
-
-    Where the photo was cleared, the one that is still shown is meant.
-    """
-    require_visit(model_key)
-    path = require_photo(path or (seen.path if seen else None))
-    analysis, photo = analyze_within_limits(path, model_key, int(resolution), Photo.of)
-    return Look.of(path, photo, analysis), predictions_html(analysis)
-
-
-def draw(
-    seen: Look | None, layer: float | None, head: float, colormap: str
-) -> tuple[Markup, Markup]:
-    """The pictures and the line of facts; runs no model."""
-    seen = require_look(seen)
-    analysis = seen.analysis
-    view = View.of(analysis, layer, head, colormap)
-    return (
-        viewer_html(analysis, view.layer, view.head, view.colormap, photo=seen.photo),
-        summary_html(analysis, seen.name, view.layer, view.head),
-    )
-
-
-def photo_on_show(seen: Look | None) -> str | None:
-    """The path of the photo that the maps are of; None once it was deleted."""
-    return seen.path if seen and Path(seen.path).is_file() else None
-
-
-def download(
-    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float | None
-) -> str:
-    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
-    seen = require_look(seen)
-    analysis = seen.with_photo()
-    view = View.of(analysis, layer, head, colormap)
-    stem = f"{Path(seen.name).stem}_layer{view.layer}"
-    # In Gradio's cache, so that it is deleted with everything else of this visit.
-    with new_folder("the archive") as folder:
-        written = write(
-            *(analysis, folder, stem, seen.name, view.layer, view.head, colormap),
-            OPACITY if opacity is None else opacity,
-        )
-        archive = folder / f"{stem}.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-            for file in written:
-                bundle.write(file, file.name)
-                file.unlink()
-    return str(archive)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The Explore tab: a photo in, what a model listens to on it."""
