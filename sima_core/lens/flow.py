@@ -188,7 +188,7 @@ class Flow:
             gathered[rows] = norms.sum(dim=1, dtype=torch.float64)
             given[:, rows] = weights @ flow.value
             size += float(weights.abs().sum())
-            negative -= float(weights.clamp(max=0).sum())
+            negative += float(weights.clamp(max=0).abs().sum())
         summed = flow._projected(given)
         error = None
         if flow.output is not None:
@@ -326,7 +326,7 @@ class Flow:
             _numpy(self._norms(weights[:, None], factors)[0]),
             along,
             grid,
-            -float(weights.clamp(max=0).sum()) / size if size else 0.0,
+            float(weights.clamp(max=0).abs().sum()) / size if size else 0.0,
             float(torch.linalg.vector_norm(self._projected(given[:, None]))),
         )
 
