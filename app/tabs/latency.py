@@ -101,6 +101,7 @@ def compare_within_limits(
     everything = macs * lens.depth <= MAX_MODEL_MACS
     levels: tuple[Level, ...] = ("attention", "block", "model") if everything else ("attention",)
     pixels = lens.preprocess(image, resolution)
+    del image  # whoever waits for a turn holds no large picture
     yield from TURNS.each(
         compare_orders(lens, pixels, chosen.number, _within_limits(seconds), levels)
     )
@@ -115,6 +116,7 @@ def whole_model_html(path: str, model_key: str | None, resolution: int, seconds:
     lens, image = lens_for(model_key), load_image(require_photo(path))
     require_affordable(lens, image, resolution, MAX_COST / 2)  # at least four passes
     pixels = lens.preprocess(image, resolution)
+    del image  # whoever waits for a turn holds no large picture
     with TURNS.turn():
         [timed] = time_models([lens.model], [pixels], _within_limits(seconds))
     return render("latency/whole_model", model=lens.name, timed=timed, machine=Machine.here(pixels))
@@ -197,8 +199,8 @@ def curve(
         yield ""
         return
     chosen = lens.layer(min(whole(layer, LAYER), lens.depth))
-    photo = load_image(require_photo(seen.path))
-    width, height = lens.input_size(*photo.size, whole(resolution, RESOLUTION))
+    size = load_image(require_photo(seen.path)).size
+    width, height = lens.input_size(*size, whole(resolution, RESOLUTION))
     most = mean_tokens(*map(math.prod, chosen.grids(height, width)))
     least = max(2, chosen.head_dim // 4)
     sizes = sorted(

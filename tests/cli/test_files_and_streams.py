@@ -1,5 +1,6 @@
 """Names, folders, disks and streams as a hostile system has them: all is written, or nothing is."""
 
+import io
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ from PIL import Image
 
 from sima_core import files
 from sima_core.cli.options import json_text
+from sima_core.cli.streams import settle
 from tests.cli.support import run_here
 from tests.support import ROOT
 
@@ -168,3 +170,21 @@ def test_a_batch_that_is_told_to_end_leaves_nothing_half_written(photo, tmp_path
 def test_json_holds_no_number_that_other_readers_refuse():
     found = json_text({"a": [float("nan"), (float("inf"), 1.5)], "b": {"c": -float("inf")}})
     assert json.loads(found) == {"a": [None, [None, 1.5]], "b": {"c": None}}
+
+
+@pytest.mark.parametrize("raised", [OSError, ValueError])
+def test_what_cannot_be_written_at_the_end_is_let_go(tmp_path, raised):
+    """A full disk, or a stream that is closed: nothing is left that could fail at the exit."""
+
+    with (tmp_path / "out").open("wb", buffering=0) as file:
+
+        class Failing(io.StringIO):
+            def flush(self) -> None:
+                raise raised("no room")
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+        settle(Failing())
+        file.write(b"nowhere")
+    assert not (tmp_path / "out").read_bytes()

@@ -261,3 +261,13 @@ def test_folder_that_cannot_be_written(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", read_only)
     assert "Read-only" in error(fetch, tmp_path, bucket, 1)
     assert files_in(tmp_path) == {"file"}
+
+
+def test_nothing_is_asked_again_once_stopped(bucket):
+    path = f"/{SPLIT}/{name_of(1)}"
+    with http.Client() as client:
+        client.stop.set()
+        bucket.faults[path] = [503] * 9
+        with pytest.raises(http.FetchError):
+            client.whole(f"{bucket.url}{path}", 1000)
+    assert bucket.requests == [path]

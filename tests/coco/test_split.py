@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from sima_core.coco.root import CocoError, find_root
-from sima_core.coco.split import CocoSplit, Filter, credit
+from sima_core.coco.split import CocoSplit, Filter, _is_thumbnail, credit
 from sima_core.files import ASSETS
 
 
@@ -234,6 +234,18 @@ def test_damaged_thumbnails_are_made_anew(split, tmp_path):
     kept.unlink()
     os.mkfifo(kept)
     assert split.thumbnail(1, 60) == first
+
+
+@pytest.mark.parametrize("raised", [OSError, ValueError, SyntaxError, Image.DecompressionBombError])
+def test_whatever_pillow_says_of_a_kept_thumbnail_it_is_damaged(split, monkeypatch, raised):
+    def refuse(*arguments: object, **options: object) -> None:
+        raise raised("no picture")
+
+    first = split.thumbnail(1, 60)
+    with monkeypatch.context() as patch:
+        patch.setattr("sima_core.coco.split.Image.open", refuse)
+        assert not _is_thumbnail(first, 60)
+    assert _is_thumbnail(first, 60)
 
 
 def test_thumbnails_without_a_place_to_keep_them(split, tmp_path):

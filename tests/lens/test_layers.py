@@ -32,3 +32,11 @@ def test_no_attention_is_none_only_where_that_is_allowed() -> None:
     assert find_layers(model, required=False) == ()
     with pytest.raises(ValueError, match="Linear has no attention layers that are known"):
         find_layers(model)
+
+
+def test_of_nested_parts_the_nearest_ones_stride_holds():
+    """A stage within a stage, as `feature_info` may have it."""
+    vit = timm.create_model("vit_tiny_patch16_224", depth=2)
+    outer = {"num_chs": 192, "reduction": 16, "module": "blocks"}
+    vit.feature_info = [{**outer, "reduction": 32, "module": "blocks.1"}, outer]
+    assert [layer.query_stride for layer in find_layers(vit)] == [16, 32]

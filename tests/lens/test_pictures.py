@@ -183,3 +183,13 @@ def test_missing_file_and_folder(tmp_path):
         load_image(tmp_path / "gone.png")
     with pytest.raises(ImageError, match="folder"):
         load_image(tmp_path)
+
+
+def test_a_picture_of_just_as_many_pixels_as_may_be_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("sima_core.lens.pictures.MAX_IMAGE_PIXELS", 20_000)
+    monkeypatch.setattr("sima_core.lens.decoding._SMALL_BYTES", 0)  # not in this process
+    for name, size in (("most.png", (200, 100)), ("more.png", (201, 100))):
+        Image.new("RGB", size).save(tmp_path / name)
+    assert load_image(tmp_path / "most.png").size == (200, 100)
+    with pytest.raises(ImageError, match="201 × 100"):
+        load_image(tmp_path / "more.png")

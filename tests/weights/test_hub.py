@@ -145,6 +145,11 @@ def test_ids_that_name_no_repository_are_not_asked_for(repo_id, hub):
     assert not hub.authorization, "a request was made"
 
 
+def test_an_id_that_only_the_hubs_client_finds_wrong_names_no_repository(hub):
+    assert "no public model" in error("hf-hub:owner/" + "x--" * 40)
+    assert not hub.authorization, "a request was made"
+
+
 def test_files_elsewhere_are_not_written(hub, published, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
