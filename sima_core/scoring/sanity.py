@@ -58,7 +58,7 @@ _EXACT = {
 
 Level = Literal["fine", "care", "no"]
 LEVELS: tuple[Level, ...] = ("fine", "care", "no")
-_LEVELS_IN_WORDS = {"fine": "fine to read", "care": "read with care", "no": "do not read"}
+_ADVICE = {"fine": "fine to read", "care": "read with care", "no": "do not read"}
 
 _Map = NDArray[np.float32]
 
@@ -94,10 +94,14 @@ class Verdict:
     level: Level
     reasons: tuple[str, ...]
 
+    @property
+    def advice(self) -> str:
+        """``fine to read``, ``read with care`` or ``do not read``."""
+        return _ADVICE[self.level]
+
     def __str__(self) -> str:
         """Such as ``read with care: mirroring the picture changes the map``."""
-        said = _LEVELS_IN_WORDS[self.level]
-        return f"{said}: {'; '.join(self.reasons)}" if self.reasons else said
+        return f"{self.advice}: {'; '.join(self.reasons)}" if self.reasons else self.advice
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,8 +333,9 @@ def _cascade(
         maps = Lens(model).maps(pixels, layer.number, names)
         for name in names:
             values = maps.of(name, head)
-            correlation = spearman(own[name], values) if np.isfinite(values).all() else 0.0
-            steps[name].append(Step(random, values, correlation))
+            if not np.isfinite(values).all():  # plain QKᵀV with random weights may overflow
+                values = np.zeros_like(values)
+            steps[name].append(Step(random, values, spearman(own[name], values)))
         check_time()
     return steps
 
