@@ -46,7 +46,7 @@ def standing_in_words(distribution: Distribution, value: float, images: int) -> 
     """Such as ``lower than 80 % of 94 COCO pictures``."""
     below = distribution.share_below(value)
     how, share = ("higher", below) if below >= 0.5 else ("lower", 1 - below)
-    percent = "all" if share == 1 else f"{100 * share:.0f}\N{NO-BREAK SPACE}% of"
+    percent = "all" if share == 1 else f"{min(99, round(100 * share))}\N{NO-BREAK SPACE}% of"
     return f"{how} than {percent} {images} COCO pictures"
 
 

@@ -27,7 +27,9 @@ function step(to) {
 }
 
 document.addEventListener('sl-view', () => { view += 1; outdated(); });
-document.addEventListener('sl-asked', () => { asked = view; });
+document.addEventListener('click', (event) => {
+  if (event.target.closest('#trust-check')) asked = view;
+});
 element.addEventListener('input', (event) => {
   if (event.target.matches('.sl-steps input')) step(Number(event.target.value));
 });

@@ -56,6 +56,7 @@ _EXACT = {
     "value_weighted": ("sent",),
 }
 
+CheckName = Literal["random", "mirror", "centre", "outliers", "agreement"]
 Level = Literal["fine", "care", "no"]
 LEVELS: tuple[Level, ...] = ("fine", "care", "no")
 _ADVICE = {"fine": "fine to read", "care": "read with care", "no": "do not read"}
@@ -79,7 +80,7 @@ class Step:
 class Check:
     """One number, and what it means for whoever reads the map."""
 
-    name: Literal["random", "mirror", "centre", "outliers", "agreement"]
+    name: CheckName
     #: None where the model has no such number.
     value: float | None
     level: Level = "fine"
@@ -157,15 +158,21 @@ class Sanity:
         """Each number with what it means."""
         exact = next(iter(self.agreement), None)
         agreement = None if exact is None else self.agreement[exact]
+        disagrees = agreement is not None and agreement < AGREEMENT_CARE
         return (
-            _beyond("random", abs(self.random), RANDOM_CARE, RANDOM_NO, _RANDOM, self.random),
-            _below("mirror", self.mirror, MIRROR_CARE, "mirroring the picture changes the map"),
-            _beyond("centre", abs(self.centre), CENTRE_CARE, 2, _CENTRE, self.centre),
+            self._random(),
+            _judged("mirror", self.mirror, self.mirror < MIRROR_CARE, _MIRRORED),
+            _judged("centre", self.centre, abs(self.centre) > CENTRE_CARE, _CENTRED),
             self._outliers(),
-            Check("agreement", None)
-            if agreement is None
-            else _below("agreement", agreement, AGREEMENT_CARE, f"{_AGREE} {exact}"),
+            _judged("agreement", agreement, disagrees, f"{_DISAGREES} what is {exact}"),
         )
+
+    def _random(self) -> Check:
+        # The same order the other way round is the same map in other colours.
+        if abs(self.random) > RANDOM_NO:
+            return Check("random", self.random, "no", "random layers draw nearly the same map")
+        against = abs(self.random) > RANDOM_CARE
+        return _judged("random", self.random, against, "random layers draw much of it")
 
     def _outliers(self) -> Check:
         # Products and contributions may well be lopsided; it is norms in which artefacts show.
@@ -187,20 +194,13 @@ class Sanity:
         return Verdict(level, tuple(check.reason for check in against))
 
 
-_RANDOM = "much of it is there with every layer random"
-_CENTRE = "it is little more than the picture's centre"
-_AGREE = "the norm ranks tokens otherwise than what is"
+_MIRRORED = "mirroring the picture changes the map"
+_CENTRED = "it shows little but the distance from the middle"
+_DISAGREES = "it ranks tokens otherwise than"
 
 
-def _beyond(
-    name: Literal["random", "centre"], size: float, care: float, no: float, why: str, value: float
-) -> Check:
-    level: Level = "no" if size > no else "care" if size > care else "fine"
-    return Check(name, value, level, why if level != "fine" else "")
-
-
-def _below(name: Literal["mirror", "agreement"], value: float, care: float, why: str) -> Check:
-    return Check(name, value, "care", why) if value < care else Check(name, value)
+def _judged(name: CheckName, value: float | None, against: bool, reason: str) -> Check:
+    return Check(name, value, "care", reason) if against else Check(name, value)
 
 
 def sanity(
@@ -210,7 +210,7 @@ def sanity(
     names: Sequence[str] | None = SIDES,
     head: int | None = None,
 ) -> dict[str, Sanity]:
-    """Check maps of one layer on one picture, all in the same forward passes: depth + 3 of them.
+    """Check maps of one layer on one picture, all in the same passes: three, and one a layer.
 
     The model is left as it is: a copy is made random. The same random weights are drawn each time.
 

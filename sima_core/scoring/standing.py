@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,8 @@ class Distribution:
     deciles: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.deciles) != len(_SHARES) or list(self.deciles) != sorted(self.deciles):
+        rising = all(a <= b for a, b in pairwise(self.deciles))  # not so where one is NaN
+        if len(self.deciles) != len(_SHARES) or not rising:
             raise InputError(f"a distribution is {len(_SHARES)} rising numbers")
 
     @classmethod

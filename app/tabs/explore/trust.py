@@ -19,6 +19,7 @@ from app.turns import TURNS
 from app.viewer import STATIC, heat_uri
 from app.visit import Look, Visit, require_look
 from app.visitors import MAX_COST, lens_for, require_affordable, require_photo
+from app.words import capitalized
 from sima_core import Analysis, load_image
 from sima_core.errors import InputError
 from sima_core.lens.heatmaps import heatmap
@@ -68,7 +69,12 @@ class Reading:
 
 
 def check(
-    seen: Look | None, layer: float | None, head: float, colormap: str, model_key: str | None
+    seen: Look | None,
+    layer: float | None,
+    head: float,
+    colormap: str,
+    model_key: str | None,
+    names: Sequence[str] = SIDES,
 ) -> Markup:
     """The panel: a verdict on each map that is shown, its checks, and the maps of random layers."""
     seen = require_look(seen)
@@ -77,13 +83,13 @@ def check(
         raise InputError("the model has changed: wait for its maps, then check them.")
     view = View.of(analysis, layer, head, colormap)
     image = load_image(require_photo(seen.path))
-    passes = view.layer + 3
+    passes = lens.depth + 3
     require_affordable(lens, image, analysis.resolution, MAX_CHECKS_COST / passes)
     pixels = lens.preprocess(image, analysis.resolution)
     del image
     with TURNS.turn():
         start = time.perf_counter()
-        found = sanity(lens, pixels, view.layer, SIDES, view.head)
+        found = sanity(lens, pixels, view.layer, names, view.head)
         seconds = time.perf_counter() - start
     return _Panel(lens, seen, view, found).html(seconds)
 
@@ -185,8 +191,8 @@ class _Panel:
         """The largest tokens of the bundled SimA and of the softmax twin, for comparison."""
         rows = []
         for title, of in (("bundled SimA", bundled), ("softmax twin", yardstick(_SOFTMAX))):
-            figures = [of.of(name, "largest") for name in SIDES] + [of.of("query", "output")]
-            rows.append({"title": title, "of": figures})
+            figures = [of.of(name, "largest") for name in self.found]
+            rows.append({"title": title, "of": [*figures, of.of("query", "output")]})
         return rows
 
     def steps(self) -> list[str]:
@@ -201,7 +207,7 @@ class _Panel:
                 said.append(f"{first} random")
             else:
                 said.append(f"{first} down to {step.random} random")
-        return said
+        return [capitalized(one) for one in said]
 
     def figure(self, name: str, one: Sanity) -> dict[str, Any]:
         """The map as trained and after every step, as pictures, with the correlations."""
@@ -233,7 +239,7 @@ class _Panel:
             f"random, {one.random:.2f} once all layers are"
             for name, one in self.found.items()
         )
-        return linear_chart(series, "layers made random", "rank correlation", alt)
+        return linear_chart(series, "layers made random", "rank correlation", alt, also=(0, 1))
 
 
 def _number(value: float) -> str:
@@ -279,15 +285,13 @@ class Trust:
             self.panel,
             **COMPUTE,
             show_progress_on=self.panel,
-            trigger_mode="once",
+            trigger_mode="always_last",
         )
-        self.button.click(None, js=_ASKED)
 
     def outdated_after(self, listen: Callable[..., Dependency]) -> None:
         """Mark what stands there as of another view, once the event has happened."""
         listen(None, js=_VIEW_CHANGED)
 
 
-# The panel's script hears of both; the page itself knows which came first.
-_ASKED = "() => { document.dispatchEvent(new Event('sl-asked')); }"
+# The panel's script hears of it, and of the button: only the page knows which came first.
 _VIEW_CHANGED = "() => { document.dispatchEvent(new Event('sl-view')); }"
