@@ -8,8 +8,19 @@ from markupsafe import Markup
 
 from app.templating import render
 from sima_core.files import ASSETS
+from sima_core.lens.layers import SIDES
+from sima_core.lens.maps import MAPS
 from sima_core.scoring.sanity import Level
 from sima_core.scoring.standing import Distribution, Distributions, from_plain
+
+_FIGURES = {
+    "random": "Layers random",
+    "mirror": "Mirrored",
+    "centre": "Centre",
+    "sent": "What is sent",
+    "received": "What is received",
+    "largest": "Largest ÷ median",
+}
 
 
 @dataclass(frozen=True)
@@ -69,3 +80,15 @@ def strip_html(distribution: Distribution, value: float, level: Level) -> Markup
         median=place(distribution.median),
         at=place(value),
     )
+
+
+def distributions_html() -> Markup:
+    """The checks over the evidence pictures: the bundled model's maps, and the softmax twin's."""
+    bundled, twin = yardstick(), yardstick("twins")
+    compared = [(MAPS[name].title, bundled, name) for name in bundled.maps]
+    compared += [(f"{MAPS[name].title}, softmax twin", twin, name) for name in SIDES]
+    rows = [
+        {"title": title, "of": [of.of(name, figure) for figure in _FIGURES]}
+        for title, of, name in compared
+    ]
+    return render("evidence/sanity", yardstick=bundled, figures=_FIGURES, rows=rows)

@@ -45,7 +45,7 @@ def test_checks_when_asked_and_slides_without_a_request(explore):
     expect(panel).to_contain_text("cannot depend on either")
     learnt = panel.locator("[data-check=random] li").first
     expect(learnt).to_contain_text(re.compile(r"−?0\.\d\d"))
-    expect(learnt).to_contain_text(re.compile(r"(higher|lower) than \d+ % of 94 COCO pictures"))
+    expect(learnt).to_contain_text(re.compile(r"(higher|lower) than \d+\s% of 94 COCO pictures"))
 
     asked: list[str] = []
     explore.on("request", lambda r: asked.append(r.url) if r.url.startswith("http") else None)
