@@ -8,8 +8,7 @@ What no check can find: the norms of a layer are computed before any later layer
 that they cannot depend on either, and a good map says nothing of why a label was chosen.
 """
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -212,7 +211,7 @@ def sanity(
 ) -> dict[str, Sanity]:
     """Check maps of one layer on one picture, all in the same passes: three, and one a layer.
 
-    The model is left as it is: a copy is made random. The same random weights are drawn each time.
+    The model is left as it is. The same random weights are drawn each time.
 
     Args:
         pixels: one picture, (1, 3, height, width), normalised; `Lens.preprocess` makes it.
@@ -329,7 +328,7 @@ def _cascade(
     for random, number, model in _randomised(lens, blocks):
         names = [n for n in own if n in above or number <= layer.number]
         if not names:
-            continue
+            break  # what is above the norms' layer changes none of them
         maps = Lens(model).maps(pixels, layer.number, names)
         for name in names:
             values = maps.of(name, head)
@@ -337,26 +336,31 @@ def _cascade(
                 values = np.zeros_like(values)
             steps[name].append(Step(random, values, spearman(own[name], values)))
         check_time()
-    return steps
+    return {name: [*reversed(of)] for name, of in steps.items()}
 
 
 def _randomised(lens: Lens, layers: Sequence[Layer]) -> Iterator[tuple[str, int, nn.Module]]:
-    """The model with one more block random each time: a copy, changed in place.
+    """The model with ever fewer blocks random, from everything to the first of `layers` alone.
 
-    Each comes with what has become random and its number; 0 at the end, for everything.
+    It is the random twin, into which what was learnt comes back block by block: one model more in
+    memory, and the trained one is only read. Each comes with what is random last, and its number.
     """
-    fresh = lens.untrained().model.state_dict()
-    model = copy.deepcopy(lens.model)
-    state = model.state_dict()  # the copy's own memory
-    for layer in (*layers, None):
-        block = f"{layer.name.rpartition('.')[0] or layer.name}." if layer else ""
-        for name, values in state.items():
+    like = next(lens.model.parameters())
+    model = lens.untrained().model.to(like.device, like.dtype)
+    learnt, state = lens.model.state_dict(), model.state_dict()  # the twin's own memory
+    blocks = {f"{layer.name.rpartition('.')[0] or layer.name}.": layer for layer in layers}
+
+    def restore(names: Iterable[str]) -> None:
+        for name in names:
             # A classifier of other classes has another shape; no map depends on it.
-            if name.startswith(block) and values.shape == fresh[name].shape:
-                values.copy_(fresh[name])
-        if layer is None:
-            yield EVERYTHING, 0, model
-        elif layer.kind.over_patches:
+            if state[name].shape == learnt[name].shape:
+                state[name].copy_(learnt[name])
+
+    yield EVERYTHING, 0, model
+    restore(name for name in state if not name.startswith(tuple(blocks)))
+    for block, layer in reversed(blocks.items()):
+        if layer.kind.over_patches:
             yield f"layer {layer.number}", layer.number, model
         else:
             yield "class attention", lens.depth + 1, model
+        restore(name for name in state if name.startswith(block))
