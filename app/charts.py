@@ -90,9 +90,16 @@ def log_chart(
     return _chart(canvas, series, x_name, y_name, alt, rules)
 
 
-def linear_chart(series: Sequence[Series], x_name: str, y_name: str, alt: str) -> Markup:
-    """Lines over whole numbers, or over shares from 0 to 1; both axes linear, with a legend."""
+def linear_chart(
+    series: Sequence[Series], x_name: str, y_name: str, alt: str, also: Sequence[float] = ()
+) -> Markup:
+    """Lines over whole numbers, or over shares from 0 to 1; both axes linear, with a legend.
+
+    Args:
+        also: values that the vertical axis has in any case.
+    """
     x, y = _values(series)
+    y += also
     margin = 0.04 * (max(x) - min(x)) or 0.5
     marked = [0, 0.25, 0.5, 0.75, 1] if max(x) <= 1 and min(x) < 1 else sorted(set(x))
     across = _Axis(min(x) - margin, max(x) + margin, marked, log=False)

@@ -134,10 +134,15 @@ def figure_html(photo: Photo, shown: ShownMap, colormap: str) -> Markup:
         rows=rows,
         cols=cols,
         norms=json.dumps([float(f"{v:.6g}") for v in shown.values.ravel()]),
-        heat_uri=_data_uri(colorize(heat.resize(photo.size), colormap)),
+        heat_uri=heat_uri(heat, photo.size, colormap),
         alt=_alt(shown.of, heat),
         gradient=_gradient(colormap),
     )
+
+
+def heat_uri(heat: Heatmap, size: tuple[int, int], colormap: str) -> str:
+    """A map in colours, (width, height) pixels, as an address that holds it."""
+    return _data_uri(colorize(heat.resize(size), colormap))
 
 
 def predictions_html(analysis: Analysis) -> Markup:

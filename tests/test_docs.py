@@ -23,7 +23,8 @@ from sima_core.experiments import targets
 from sima_core.experiments.twins import TWINS, twins_table
 from sima_core.lens.maps import MAPS
 from sima_core.scoring.metrics import METRICS
-from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
+from sima_core.scoring.standing import Distribution
+from sima_core.scoring.summary import CHECK_NAMES, METRIC_NAMES, skipped_in_words
 from tests.support import ROOT, attention_layers
 
 #: What is said of the program as it is now; the changelog tells of what was, too.
@@ -84,6 +85,19 @@ def test_evidence_tables_are_the_evidence(number, split):
     assert rows == expected
     said = f"{found['images']} pictures; left out: {skipped_in_words(found['skipped'])}."
     assert f"`python -m sima_core evaluate --split {split}`: {said}" in one_line("docs/evidence.md")
+
+
+def test_table_of_the_checks_is_the_evidence():
+    ours, twin = (
+        json.loads(text(f"assets/{folder}sanity_val2017.json"))["sanity"]
+        for folder in ("", "twins/")
+    )
+    found = [*ours.values(), twin["query"], twin["key"]]
+    heading, *rows = tables("docs/evidence.md")[2]
+    assert heading == ["map", *(name.replace("/", "÷") for name in CHECK_NAMES.values())]
+    assert [row[1:] for row in rows] == [
+        [str(Distribution(tuple(of[c]))) if c in of else "–" for c in CHECK_NAMES] for of in found
+    ]
 
 
 def ci(of: dict[str, list[float]], metric: str) -> str:

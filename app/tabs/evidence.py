@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from app.charts import Series, linear_chart
 from app.handlers import QUIET
+from app.standing import distributions_html
 from app.templating import render
 from sima_core.files import ASSETS
 from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
@@ -122,4 +123,5 @@ def build() -> None:
     with gr.Column(elem_id="evidence"):
         split = gr.Radio(SPLITS, value=SPLITS[0], label="Split of COCO", elem_id="ev-split")
         shown = gr.HTML(evidence_html(SPLITS[0]))
+        gr.HTML(distributions_html(), elem_id="ev-sanity")
     split.input(evidence_html, split, shown, **QUIET)

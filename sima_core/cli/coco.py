@@ -124,6 +124,7 @@ def evaluate(
     resolution: Resolution = RESOLUTION,
     limit: Annotated[Count | None, Parameter(metavar="N")] = None,
     faithfulness: bool = False,
+    sanity: bool = False,
     results: Results = Results(),
     arguments: Annotated[list[str], Parameter(parse=False)],
 ) -> int:
@@ -133,6 +134,7 @@ def evaluate(
         layers: such as 12, 1,6,12 or all
         limit: only the first N pictures
         faithfulness: insertion and deletion too
+        sanity: when not to believe the maps: random layers, mirror, centre, outliers
         arguments: how the command was called, for the JSON file.
     """
     root = place.root()
@@ -147,7 +149,7 @@ def evaluate(
     numbers = _layer_numbers(layers, lens)
     lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = score(pictures, lens, numbers, resolution, limit, faithfulness)
+    scored = score(pictures, lens, numbers, resolution, limit, faithfulness, sane=sanity)
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = Summary.of(naming_problems(scored, total), numbers)
 
@@ -212,4 +214,8 @@ def _print_tables(found: "Summary") -> None:
     if found.faithfulness:
         print("\ninsertion (higher is better) and deletion (lower is better): area under the curve")
         print(found.faithfulness_table())
+    if found.sanity:
+        print(f"\nwhen not to believe a map of layer {found.layer}: rank correlations, and the")
+        print("largest value over the median; medians over pictures, 10 % to 90 % of them")
+        print(found.sanity_table())
     print(f"scoring took {found.scoring_ratio:.2f} of the time of the two models' forward passes")

@@ -27,6 +27,7 @@ from sima_core.scoring.metrics import (
     uniform_map,
 )
 from sima_core.scoring.results import Baseline, MapKey, ModelMap, PictureResult, main_layer
+from sima_core.scoring.sanity import sanity
 
 
 def evaluate(
@@ -37,6 +38,7 @@ def evaluate(
     limit: int | None = None,
     faithful: bool = False,
     resume: bool = True,
+    sane: bool = False,
 ) -> Iterator[PictureResult]:
     """Score every picture of the split, one at a time, in order of their ids.
 
@@ -47,6 +49,8 @@ def evaluate(
         layers: counted from 1; negative from the end.
         limit: stop after so many pictures.
         faithful: insertion and deletion too: some 250 more forward passes a picture.
+        sane: the checks of `scoring.sanity` too, of every map that the model has in the main layer:
+            some forward passes a layer.
 
     Raises:
         InputError: a model without attention that is known, a layer that does not exist, or a
@@ -54,9 +58,9 @@ def evaluate(
     """
     lens = Lens.of(model)
     layers, ids = lens.layer_numbers(layers), split.ids[:limit]
-    journal = Journal(journal_file(split, lens, layers, resolution, faithful), resume)
+    journal = Journal(journal_file(split, lens, layers, resolution, faithful, sane), resume)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        scorer = _Scorer(split, lens, layers, resolution, faithful, pool)
+        scorer = _Scorer(split, lens, layers, resolution, faithful, sane, pool)
         for image_id in ids:
             result = journal.get(image_id)
             if result is None:
@@ -78,11 +82,12 @@ class _Scorer:
         layers: Sequence[int],
         resolution: int,
         faithful: bool,
+        sane: bool,
         pool: Executor,
     ) -> None:
         self._split, self._layers, self._resolution = split, layers, resolution
         self._lens, self._untrained = lens, lens.untrained()
-        self._faithful, self._pool = faithful, pool
+        self._faithful, self._sane, self._pool = faithful, sane, pool
 
     def score(self, image_id: int) -> PictureResult:
         """What is found on a picture, and the time it took."""
@@ -106,8 +111,13 @@ class _Scorer:
         if self._faithful:
             found = faithfulness(self._lens, ours, image_id, main_layer(self._layers))
             areas = {order: {c: of.auc for c, of in by.items()} for order, by in found.items()}
+        checked: dict[str, dict[str, float]] = {}
+        if self._sane:
+            pixels = self._lens.preprocess(image, self._resolution)
+            of_maps = sanity(self._lens, pixels, main_layer(self._layers), names=None)
+            checked = {name: found.figures() for name, found in of_maps.items()}
         scoring = masked - start + scored - analyzed
-        return PictureResult(image_id, None, scores, areas, analyzed - masked, scoring)
+        return PictureResult(image_id, None, scores, areas, checked, analyzed - masked, scoring)
 
     def _scores(
         self, target: Target, image_id: int, ours: Analysis, untrained: Analysis

@@ -12,7 +12,10 @@ from app.tabs import evidence
 def test_evidence_tab(explore):
     explore.get_by_role("tab", name="Evidence").click()
     expect(explore.locator("#evidence .sl-chart")).to_have_count(5)
-    expect(explore.locator("#evidence tbody tr")).to_have_count(7)
+    expect(explore.locator("#evidence .sl-verdicts tbody tr")).to_have_count(7)
+    checks = explore.locator("#ev-sanity tbody tr")
+    expect(checks).to_have_count(9)  # the seven maps, and two of the softmax twin
+    expect(checks.nth(1)).to_contain_text("0.91")  # keys, and what is sent
     expect(explore.locator("#evidence")).to_contain_text("94 pictures of COCO val2017")
     explore.get_by_label("train2017").check()
     expect(explore.locator("#evidence")).to_contain_text("37 pictures of COCO train2017")

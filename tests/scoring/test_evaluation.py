@@ -12,10 +12,12 @@ from sima_core import Lens, analyze, load_model
 from sima_core.cli import main
 from sima_core.coco.split import CocoSplit
 from sima_core.files import ASSETS, cache_folder
+from sima_core.lens import maps
 from sima_core.scoring.evaluation import evaluate, faithfulness
 from sima_core.scoring.journal import Journal
 from sima_core.scoring.metrics import METRICS, Target
 from sima_core.scoring.results import SKIPPED, PictureResult
+from sima_core.scoring.sanity import sanity
 from sima_core.scoring.summary import Summary
 from sima_core.weights.loading import DEFAULT_CHECKPOINT
 from sima_core.weights.provenance import provenance
@@ -59,6 +61,33 @@ def test_the_command_scores_a_split(coco_root, tmp_path, capsys):
     for problem in ("Picture 6 is not on this disk", "Picture 7 cannot be read"):
         assert problem in said.err
     assert not list((tmp_path / "cache").rglob("*.jsonl"))  # a whole run leaves nothing
+
+
+def test_the_command_checks_the_maps(coco_root, tmp_path, capsys, model):
+    out = tmp_path / "scores.json"
+    command = ["evaluate", "--coco", str(coco_root), "--resolution", "64", "--limit", "2"]
+    command += ["--layers", "2,3", "--json", str(out), "--sanity"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["layer"] == 3
+    assert set(found["sanity"]) == set(maps.MAPS)
+    split, lens = CocoSplit(coco_root, "val2017"), Lens(model)
+    figures = [
+        sanity(lens, lens.preprocess(split.load(image_id), 64), 3)["key"].figures()
+        for image_id in (1, 2)
+    ]
+    assert set(found["sanity"]["key"]) == set(figures[0])
+    for name, deciles in found["sanity"]["key"].items():
+        values = [of[name] for of in figures]
+        assert deciles[0] == pytest.approx(min(values), abs=1e-4)
+        assert deciles[5] == pytest.approx(sum(values) / 2, abs=1e-4)
+        assert deciles[10] == pytest.approx(max(values), abs=1e-4)
+    assert "when not to believe a map of layer 3" in said
+    assert f"{sum(of['mirror'] for of in figures) / 2:.2f} (" in said
+
+    assert main(command[:-1]) == 0  # not asked for, not there
+    assert "sanity" not in json.loads(out.read_text())
 
 
 def test_a_root_with_few_pictures_does_not_name_all_others(coco_root, tmp_path, capsys):
@@ -114,6 +143,20 @@ def test_an_interrupted_run_goes_on_where_it_was(coco_root, model):
         (r.id, r.skipped, r.scores) for r in whole
     ]
     assert not _journals()
+
+
+def test_checks_are_taken_from_an_interrupted_run(coco_root, model, one_thread):
+    split = CocoSplit(coco_root, "val2017")
+    whole = list(evaluate(split, model, (2,), 64, limit=2, sane=True))
+    assert whole[0].sanity["query"]["mirror"] < 1
+    interrupted = evaluate(split, model, (2,), 64, limit=2, sane=True)
+    first = next(interrupted)
+    interrupted.close()
+    [without] = evaluate(split, model, (2,), 64, limit=1)  # another run, which has none
+    assert without.sanity == {}
+    resumed = list(evaluate(split, model, (2,), 64, limit=2, sane=True))
+    assert [result.sanity for result in resumed] == [result.sanity for result in whole]
+    assert resumed[0].forward_seconds == first.forward_seconds  # written by the interrupted one
 
 
 def test_a_look_at_a_few_keeps_what_a_longer_run_has_done(coco_root, model):
@@ -267,3 +310,15 @@ def test_the_evidence_in_the_app_is_of_the_bundled_weights():
         assert set(found["layers"]) == {str(n) for n in range(1, 13)}
         assert "--limit" not in found["command"]
         assert "../" not in found["command"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("", ""), ("twins", "deit_nano_patch16_224.safetensors")]
+)
+def test_the_yardstick_of_the_checks_is_of_the_weights_here(folder, name):
+    weights = ASSETS / folder / name if name else DEFAULT_CHECKPOINT
+    found = json.loads((ASSETS / folder / "sanity_val2017.json").read_text("utf-8"))
+    assert found["checkpoint_sha256"] == provenance(load_model(weights)).sha256
+    assert (found["images"], found["layer"], found["resolution"]) == (94, 12, 224)
+    assert set(found["sanity"]) == set(maps.MAPS)
+    assert "--limit" not in found["command"]

@@ -20,6 +20,7 @@ from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
 from app.tabs.explore.look import download, draw, explore, photo_on_show
 from app.tabs.explore.samples import pick_sample, sample_photos
+from app.tabs.explore.trust import Trust
 from app.viewer import predictions_html, viewer
 from app.visit import Look, Visit
 from app.visitors import bundled
@@ -62,6 +63,7 @@ class Explore:
     save: gr.Button
     ready: gr.DownloadButton
     own: OwnCheckpoint
+    trust: Trust
 
     @classmethod
     def lay_out(cls, visit: Visit, first: Look) -> "Explore":
@@ -74,6 +76,7 @@ class Explore:
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
                 maps = viewer(pictures, elem_id="maps")
+            trust = Trust.lay_out()
             with gr.Column(elem_id="explore-below"):
                 predictions = gr.HTML(predictions_html(first.analysis))
                 gr.Markdown(GUIDE, elem_id="guide")
@@ -94,6 +97,7 @@ class Explore:
                     save=gr.Button("Download maps (PNG, NPZ)", variant="primary"),
                     ready=gr.DownloadButton(visible="hidden", elem_id="download-ready"),
                     own=OwnCheckpoint.lay_out(),
+                    trust=trust,
                 )
 
     def look_after(self, event: Dependency) -> Dependency:
@@ -110,6 +114,7 @@ class Explore:
             trigger_mode="always_last",
         )
         self.own.begin_again_after(looked, self.visit, self.head)
+        self.trust.outdated_after(looked.success)
         return looked
 
     def _draw_after(self, event: Dependency) -> Dependency:
@@ -143,6 +148,12 @@ class Explore:
             **DRAW,
         )
 
+    def wire_trust(self) -> None:
+        """Check the maps that are shown; what was checked before is of another view then."""
+        self.trust.wire(self.visit, self._view)
+        self.trust.outdated_after(self.visit.layer.change)
+        self.trust.outdated_after(self.head.change)
+
     def wire_download(self) -> None:
         """Pack the maps, then press the hidden button that holds the archive."""
         self.save.click(
@@ -164,6 +175,7 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     demo.load(lambda: (first.path, sample_photos()), None, shown, **QUIET)
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
+    tab.wire_trust()
     tab.wire_download()
     return tab
 
