@@ -18,8 +18,11 @@ from app.controls import (
 from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
-from app.tabs.explore.look import download, draw, explore, photo_on_show
+from app.tabs.explore.brush import Brush
+from app.tabs.explore.look import explore, photo_on_show
+from app.tabs.explore.named_map import download, draw, draw_named, map_choice
 from app.tabs.explore.samples import pick_sample, sample_photos
+from app.tabs.explore.why import Why
 from app.viewer import predictions_html, viewer
 from app.visit import Look, Visit
 from app.visitors import bundled
@@ -54,7 +57,10 @@ class Explore:
     samples: gr.Gallery
     summary: gr.HTML
     maps: gr.HTML
+    brush: Brush
     predictions: gr.HTML
+    why: Why
+    map: gr.Dropdown
     head: gr.Dropdown
     resolution: gr.Dropdown
     colormap: gr.Dropdown
@@ -74,10 +80,14 @@ class Explore:
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
                 maps = viewer(pictures, elem_id="maps")
+                brush = Brush.lay_out(first)
             with gr.Column(elem_id="explore-below"):
-                predictions = gr.HTML(predictions_html(first.analysis))
+                with gr.Column():
+                    predictions = gr.HTML(predictions_html(first.analysis))
+                    why = Why.lay_out(first)
                 gr.Markdown(GUIDE, elem_id="guide")
             with gr.Column(elem_id="explore-settings"):
+                choice = map_choice()
                 visit.layer.render()
                 heads = head_choices(bundled().layers[0].num_heads)
                 return cls(
@@ -86,7 +96,10 @@ class Explore:
                     samples,
                     summary,
                     maps,
+                    brush,
                     predictions,
+                    why,
+                    map=choice,
                     head=gr.Dropdown(heads, value=0, label="Head", filterable=False),
                     resolution=resolution_choice("Resolution (shorter side)"),
                     colormap=colormap_choice(),
@@ -110,18 +123,32 @@ class Explore:
             trigger_mode="always_last",
         )
         self.own.begin_again_after(looked, self.visit, self.head)
+        self.brush.begin_after(looked, self.visit)
+        self.why.begin_after(looked, self.visit)
         return looked
 
     def _draw_after(self, event: Dependency) -> Dependency:
         drawn: Dependency = event.success(
             plainly(draw), self._view, [self.maps, self.summary], **DRAW
         )
+        self._draw_named_after(drawn)
         return drawn
+
+    def _draw_named_after(self, drawn: Dependency) -> None:
+        """Compute and draw a map that is not the paper's, where one is chosen."""
+        drawn.success(
+            plainly(draw_named),
+            [*self._view, self.visit.model_key],
+            self.maps,
+            **COMPUTE,
+            show_progress_on=self.maps,
+            trigger_mode="always_last",
+        )
 
     @property
     def _view(self) -> list[Component]:
         """What `draw` takes."""
-        return [self.visit.look, self.visit.layer, self.head, self.colormap]
+        return [self.visit.look, self.visit.layer, self.head, self.colormap, self.map]
 
     def wire_photo(self) -> None:
         """Look at samples and photos that are chosen; draw again where only the view changes."""
@@ -134,22 +161,23 @@ class Explore:
         self._draw_after(again)
         # What cannot be shown leaves the box to the photo that still is.
         again.failure(photo_on_show, self.visit.look, self.photo, **QUIET)
-        gr.on(
-            [self.visit.layer.change, self.head.input, self.colormap.input],
+        drawn = gr.on(
+            [self.visit.layer.change, self.head.input, self.colormap.input, self.map.input],
             plainly(draw),
             self._view,
             [self.maps, self.summary],
             trigger_mode="always_last",
             **DRAW,
         )
+        self._draw_named_after(drawn)
 
     def wire_download(self) -> None:
         """Pack the maps, then press the hidden button that holds the archive."""
         self.save.click(
             plainly(download),
-            [*self._view, self.opacity],
+            [*self._view, self.opacity, self.visit.model_key],
             self.ready,
-            api_visibility="private",
+            **COMPUTE,
             show_progress="minimal",
         ).success(None, js=_CLICK_DOWNLOAD)
 
@@ -165,6 +193,8 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
+    tab.brush.wire(visit)
+    tab.why.wire(visit)
     return tab
 
 
