@@ -197,36 +197,36 @@ def percent(share: float) -> str:
 class Brush:
     """The bar below the pictures, and what the model says without the marked tokens."""
 
+    visit: Visit
     bar: gr.HTML
     #: What brush.js has marked.
     marks: gr.Textbox
     result: gr.HTML
 
     @classmethod
-    def lay_out(cls, first: Look) -> "Brush":
+    def lay_out(cls, visit: Visit, first: Look) -> "Brush":
         """Inside the column that holds the viewer, below it."""
         script = (STATIC / "brush.js").read_text(encoding="utf-8")
-        return cls(
-            bar=gr.HTML(bar_html(first), js_on_load=script, elem_id="brush"),
-            marks=gr.Textbox(
-                label="Marked tokens", visible="hidden", max_length=MAX_MARKS, elem_id="brush-marks"
-            ),
-            result=gr.HTML(elem_id="brush-result"),
+        bar = gr.HTML(bar_html(first), js_on_load=script, elem_id="brush")
+        marks = gr.Textbox(
+            label="Marked tokens", visible="hidden", max_length=MAX_MARKS, elem_id="brush-marks"
         )
-
-    def wire(self, visit: Visit) -> None:
-        """Run the model without the tokens whenever a stroke has ended."""
-        self.marks.change(  # Gradio's `input` hears only keys
+        result = gr.HTML(elem_id="brush-result")
+        marks.change(  # Gradio's `input` hears only keys
             plainly(knock_out),
-            [visit.look, visit.model_key, self.marks],
-            self.result,
+            [visit.look, visit.model_key, marks],
+            result,
             **COMPUTE,
-            show_progress_on=self.result,
+            show_progress_on=result,
             trigger_mode="always_last",
         )
+        return cls(visit, bar, marks, result)
 
-    def begin_after(self, looked: Dependency, visit: Visit) -> None:
+    def begin_after(self, looked: Dependency) -> None:
         """After a new look nothing is marked any more."""
         looked.success(
-            plainly(begin), [visit.look, visit.coco], [self.bar, self.marks, self.result], **QUIET
+            plainly(begin),
+            [self.visit.look, self.visit.coco],
+            [self.bar, self.marks, self.result],
+            **QUIET,
         )

@@ -1,6 +1,7 @@
 """The map selector: the paper's two maps, or another of the registry, computed when chosen."""
 
 import json
+import secrets
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,14 +63,18 @@ def draw(
     head: float,
     colormap: str,
     map_name: str = PAPER,
-) -> tuple[Any, Markup]:
-    """The paper's pictures and the line of facts; of another map, the line alone. Runs no model."""
+) -> tuple[Any, Markup, str]:
+    """The paper's pictures, and the line of facts; runs no model.
+
+    Where another map is chosen, no pictures, but a word that `draw_named` is wanted; another word
+    every time.
+    """
     if map_name == PAPER:
-        return look.draw(seen, layer, head, colormap)
-    analysis = require_look(seen).analysis
-    assert seen is not None
-    view = View.of(analysis, layer, head, colormap)
-    return gr.skip(), summary_html(analysis, seen.name, view.layer, view.head)
+        return *look.draw(seen, layer, head, colormap), ""
+    seen = require_look(seen)
+    view = View.of(seen.analysis, layer, head, colormap)
+    facts = summary_html(seen.analysis, seen.name, view.layer, view.head)
+    return gr.skip(), facts, secrets.token_hex(4)
 
 
 def draw_named(
@@ -79,10 +84,13 @@ def draw_named(
     colormap: str,
     map_name: str,
     model_key: str | None,
-) -> Any:
-    """The picture of a map other than the paper's, and what it says; see `draw`."""
+) -> Markup:
+    """The picture of a map other than the paper's, and what it says.
+
+    The paper's again where these are chosen meanwhile.
+    """
     if map_name == PAPER:
-        return gr.skip()
+        return look.draw(seen, layer, head, colormap)[0]
     seen = require_look(seen)
     view = View.of(seen.analysis, layer, head, colormap)
     found = _find(seen, view, map_name, model_key)

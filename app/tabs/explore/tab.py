@@ -61,6 +61,8 @@ class Explore:
     predictions: gr.HTML
     why: Why
     map: gr.Dropdown
+    #: Set when a map other than the paper's is to be computed.
+    wanted: gr.Textbox
     head: gr.Dropdown
     resolution: gr.Dropdown
     colormap: gr.Dropdown
@@ -72,7 +74,7 @@ class Explore:
     @classmethod
     def lay_out(cls, visit: Visit, first: Look) -> "Explore":
         """The tab inside the current Blocks, showing the first look."""
-        pictures, facts = draw(first, LAYER, 0, COLORMAPS[0])
+        pictures, facts, _ = draw(first, LAYER, 0, COLORMAPS[0])
         with gr.Column(elem_id="explore"):
             with gr.Column(elem_id="explore-photo"):
                 photo = _photo()
@@ -80,11 +82,11 @@ class Explore:
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
                 maps = viewer(pictures, elem_id="maps")
-                brush = Brush.lay_out(first)
+                brush = Brush.lay_out(visit, first)
             with gr.Column(elem_id="explore-below"):
                 with gr.Column():
                     predictions = gr.HTML(predictions_html(first.analysis))
-                    why = Why.lay_out(first)
+                    why = Why.lay_out(visit, first)
                 gr.Markdown(GUIDE, elem_id="guide")
             with gr.Column(elem_id="explore-settings"):
                 choice = map_choice()
@@ -100,6 +102,7 @@ class Explore:
                     predictions,
                     why,
                     map=choice,
+                    wanted=gr.Textbox(label="Wanted map", visible="hidden", max_length=16),
                     head=gr.Dropdown(heads, value=0, label="Head", filterable=False),
                     resolution=resolution_choice("Resolution (shorter side)"),
                     colormap=colormap_choice(),
@@ -123,27 +126,18 @@ class Explore:
             trigger_mode="always_last",
         )
         self.own.begin_again_after(looked, self.visit, self.head)
-        self.brush.begin_after(looked, self.visit)
-        self.why.begin_after(looked, self.visit)
+        self.brush.begin_after(looked)
+        self.why.begin_after(looked)
         return looked
 
     def _draw_after(self, event: Dependency) -> Dependency:
-        drawn: Dependency = event.success(
-            plainly(draw), self._view, [self.maps, self.summary], **DRAW
-        )
-        self._draw_named_after(drawn)
+        drawn: Dependency = event.success(plainly(draw), self._view, self._drawn, **DRAW)
         return drawn
 
-    def _draw_named_after(self, drawn: Dependency) -> None:
-        """Compute and draw a map that is not the paper's, where one is chosen."""
-        drawn.success(
-            plainly(draw_named),
-            [*self._view, self.visit.model_key],
-            self.maps,
-            **COMPUTE,
-            show_progress_on=self.maps,
-            trigger_mode="always_last",
-        )
+    @property
+    def _drawn(self) -> list[Component]:
+        """What `draw` gives."""
+        return [self.maps, self.summary, self.wanted]
 
     @property
     def _view(self) -> list[Component]:
@@ -161,15 +155,23 @@ class Explore:
         self._draw_after(again)
         # What cannot be shown leaves the box to the photo that still is.
         again.failure(photo_on_show, self.visit.look, self.photo, **QUIET)
-        drawn = gr.on(
-            [self.visit.layer.change, self.head.input, self.colormap.input, self.map.input],
+        gr.on(
+            [self.visit.layer.change, *(one.input for one in (self.head, self.colormap, self.map))],
             plainly(draw),
             self._view,
-            [self.maps, self.summary],
+            self._drawn,
             trigger_mode="always_last",
             **DRAW,
         )
-        self._draw_named_after(drawn)
+        # One event for all: what was begun first is never drawn over what came later.
+        self.wanted.change(
+            plainly(draw_named),
+            [*self._view, self.visit.model_key],
+            self.maps,
+            **COMPUTE,
+            show_progress_on=self.maps,
+            trigger_mode="always_last",
+        )
 
     def wire_download(self) -> None:
         """Pack the maps, then press the hidden button that holds the archive."""
@@ -193,8 +195,6 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
-    tab.brush.wire(visit)
-    tab.why.wire(visit)
     return tab
 
 

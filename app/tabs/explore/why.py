@@ -96,13 +96,15 @@ def begin(seen: Look | None) -> tuple[dict[str, Any], dict[str, Any], Markup]:
 class Why:
     """The two labels, and the map of why one and not the other."""
 
+    visit: Visit
     label: gr.Dropdown
     over: gr.Dropdown
-    ask: gr.Button
     shown: gr.HTML
+    #: The run that explains.
+    run: Dependency
 
     @classmethod
-    def lay_out(cls, first: Look) -> "Why":
+    def lay_out(cls, visit: Visit, first: Look) -> "Why":
         """Inside the current column."""
         labels, others = choices_for(first.analysis)
         with gr.Column(elem_id="why"):
@@ -110,19 +112,20 @@ class Why:
                 label = gr.Dropdown(**labels, label="Why", filterable=False, min_width=120)
                 over = gr.Dropdown(**others, label="and not", filterable=False, min_width=120)
                 ask = gr.Button("Show why", size="sm", min_width=90)
-            return cls(label, over, ask, viewer(render("explore/why_hint"), elem_id="why-map"))
-
-    def wire(self, visit: Visit) -> None:
-        """Answer when asked."""
-        self.ask.click(
+            shown = viewer(render("explore/why_hint"), elem_id="why-map")
+        run = ask.click(
             plainly(explain),
-            [visit.look, visit.model_key, self.label, self.over],
-            self.shown,
+            [visit.look, visit.model_key, label, over],
+            shown,
             **COMPUTE,
-            show_progress_on=self.shown,
+            show_progress_on=shown,
             trigger_mode="always_last",
         )
+        return cls(visit, label, over, shown, run)
 
-    def begin_after(self, looked: Dependency, visit: Visit) -> None:
-        """A new look has labels of its own."""
-        looked.success(plainly(begin), visit.look, [self.label, self.over, self.shown], **QUIET)
+    def begin_after(self, looked: Dependency) -> None:
+        """A new look has labels of its own, and an older one's map is no longer waited for."""
+        looked.success(
+            plainly(begin), self.visit.look, [self.label, self.over, self.shown], **QUIET
+        )
+        looked.success(None, cancels=[self.run])
