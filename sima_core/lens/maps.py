@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sima_core.errors import InputError
+from sima_core.lens.class_flow import class_layer
 from sima_core.lens.flow import Flow, FlowTotals
 from sima_core.lens.flowing import flowing, require_picture
 from sima_core.lens.layers import Layer, looking, on_grid, require_head
@@ -25,6 +26,8 @@ from sima_core.words import plain
 
 #: What a map is made of: norms of Q and K, the layer's flow, or the flow to the class token.
 Needs = Literal["norms", "flow", "class"]
+#: Names of maps; None stands for all that there are.
+Names = Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -97,43 +100,71 @@ def require_map(name: object) -> None:
         raise InputError(f"a map is one of {', '.join(MAPS)}; got {plain(repr(name))}")
 
 
+def map_names(model: nn.Module, layer: Layer) -> tuple[str, ...]:
+    """The names of the maps that a model has in one of its layers; the model is not run."""
+    there = {"norms", *_flows(model, layer, _listener(model))}
+    return tuple(name for name, one in MAPS.items() if one.needs in there)
+
+
 def maps(
-    model: nn.Module,
-    pixels: Tensor,
-    layer: Layer,
-    of_class: Layer | None,
-    names: Sequence[str] | None = None,
-) -> Maps:
-    """What the maps of `layer` are made of; see `Lens.maps`.
+    model: nn.Module, pixels: Tensor, layers: Sequence[Layer], names: Names = None
+) -> dict[int, Maps]:
+    """What the maps of some layers are made of, by layer number; see `Lens.maps`.
 
     Args:
-        of_class: the layer that shows what the class token receives; None where there is none.
         names: only what these maps need; None for all.
 
     Raises:
         InputError: as `Lens.maps`.
     """
+    for name in names or ():
+        require_map(name)
     require_picture(model, pixels)
     wanted = {MAPS[name].needs for name in (MAPS if names is None else names)}
-    asked = {"flow": layer, "class": of_class}
-    layers = {
-        need: one
-        for need, one in asked.items()
-        if need in wanted and one and one.kind.sums_over_tokens(one.module(model))
+    listener = _listener(model)
+    asked = {
+        layer: {n: of for n, of in _flows(model, layer, listener).items() if n in wanted}
+        for layer in layers
     }
     found: dict[Layer, Flow] = {}
 
     def take(flow: Flow) -> None:
         found[flow.layer] = flow
 
+    flowed = {of for needed in asked.values() for of in needed.values()}
     with ExitStack() as listening:
-        recorder = listening.enter_context(NormRecorder(model, [layer.number]))
-        listening.enter_context(flowing(model, list(set(layers.values())), pixels, take))
+        recorder = NormRecorder(model, [layer.number for layer in layers])
+        listening.enter_context(recorder)
+        listening.enter_context(flowing(model, list(flowed), pixels, take))
         listening.enter_context(looking(model))
         model(pixels)
-    norms = recorder.norms(per_head=True)[layer.number]
-    of_flow, of_class_flow = (found[layers[n]] if n in layers else None for n in ("flow", "class"))
-    return Maps(layer, norms, of_flow, of_class_flow)
+    norms = recorder.norms(per_head=True)
+    return {
+        layer.number: Maps(
+            layer,
+            norms[layer.number],
+            *(found[needed[n]] if n in needed else None for n in ("flow", "class")),
+        )
+        for layer, needed in asked.items()
+    }
+
+
+def _listener(model: nn.Module) -> Layer | None:
+    """The layer where the class token first listens; None where it never does."""
+    try:
+        return class_layer(model, None)
+    except InputError:
+        return None
+
+
+def _flows(model: nn.Module, layer: Layer, listener: Layer | None) -> dict[Needs, Layer]:
+    """Which flows the maps of `layer` can be made of, and the layer of each."""
+    if listener and listener.kind.over_patches:  # there, the class token is among the tokens
+        listener = layer if layer.class_row is not None else None
+    flows: dict[Needs, Layer | None] = {"flow": layer, "class": listener}
+    return {
+        need: of for need, of in flows.items() if of and of.kind.sums_over_tokens(of.module(model))
+    }
 
 
 def _norm(maps: Maps, side: Literal["query", "key"], head: int | None) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sima_core import Lens, analyze, load_model
+from sima_core import Lens, analyze, load_model, preprocess
 from sima_core.cli import main
 from sima_core.coco.split import CocoSplit
 from sima_core.files import ASSETS, cache_folder
@@ -217,7 +217,10 @@ def test_faithfulness_stands_beside_random_order(coco_root, tmp_path, capsys):
 
 def test_faithfulness_of_a_model_whose_keys_have_their_own_grid(model, photo):
     twin = load_model("sima_cvt_13")
-    found = faithfulness(twin, analyze(twin, photo, 80, [13]), 1, 13)
+    seen = analyze(twin, photo, 80, [13])
+    orders = {"key": seen.token_norms("key", 13)}
+    found = faithfulness(twin, preprocess(photo, 80), orders, seen.grid, 1)
+    assert set(found) == {"key", "centre", "random"}
     assert len(found["key"]["insertion_zero"].shares) >= 10
 
 
