@@ -149,9 +149,7 @@ def evaluate(
     numbers = _layer_numbers(layers, lens)
     lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = score(
-        pictures, lens, numbers, resolution, limit, faithfulness, maps=_map_names(maps)
-    )
+    scored = score(pictures, lens, numbers, resolution, limit, faithfulness, maps=_map_names(maps))
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = Summary.of(naming_problems(scored, total), numbers)
 
