@@ -98,6 +98,12 @@ def test_environment_table_is_the_list_of_variables():
     assert rows == [[f"`{v.name}`", v.default or "–", v.meaning] for v in VARIABLES]
 
 
+def test_maps_table_is_the_registry():
+    heading, *rows = tables("docs/flow.md")[-1]
+    assert heading == ["name", "formula", "what it says, and cannot say"]
+    assert rows == [[f"`{m.name}`", m.formula, m.says] for m in MAPS.values()]
+
+
 def test_weights_table_is_the_cards(model):
     [[title, *rows]] = tables("docs/weights.md")
     said = dict(map(tuple, rows))
