@@ -125,6 +125,7 @@ def evaluate(
     resolution: Resolution = RESOLUTION,
     limit: Annotated[Count | None, Parameter(metavar="N")] = None,
     faithfulness: bool = False,
+    sanity: bool = False,
     results: Results = Results(),
     arguments: Annotated[list[str], Parameter(parse=False)],
 ) -> int:
@@ -135,6 +136,7 @@ def evaluate(
         maps: such as query,key,sent, or all that the model has
         limit: only the first N pictures
         faithfulness: insertion and deletion too
+        sanity: when not to believe the maps: random layers, mirror, centre, outliers
         arguments: how the command was called, for the JSON file.
     """
     root = place.root()
@@ -149,7 +151,16 @@ def evaluate(
     numbers = _layer_numbers(layers, lens)
     lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = score(pictures, lens, numbers, resolution, limit, faithfulness, maps=_map_names(maps))
+    scored = score(
+        pictures,
+        lens,
+        numbers,
+        resolution,
+        limit,
+        faithfulness,
+        sane=sanity,
+        maps=_map_names(maps),
+    )
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = Summary.of(naming_problems(scored, total), numbers)
 
@@ -221,4 +232,8 @@ def _print_tables(found: "Summary") -> None:
     if found.faithfulness:
         print("\ninsertion (higher is better) and deletion (lower is better): area under the curve")
         print(found.faithfulness_table())
+    if found.sanity:
+        print(f"\nwhen not to believe a map of layer {found.layer}: rank correlations, and the")
+        print("largest value over the median; medians over pictures, 10 % to 90 % of them")
+        print(found.sanity_table())
     print(f"scoring took {found.scoring_ratio:.2f} of the time of the two models' forward passes")

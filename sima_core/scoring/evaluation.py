@@ -31,6 +31,7 @@ from sima_core.scoring.metrics import (
     uniform_map,
 )
 from sima_core.scoring.results import Baseline, MapKey, ModelMap, PictureResult, main_layer
+from sima_core.scoring.sanity import sanity
 
 
 def evaluate(
@@ -41,6 +42,7 @@ def evaluate(
     limit: int | None = None,
     faithful: bool = False,
     resume: bool = True,
+    sane: bool = False,
     maps: Sequence[str] | Literal["all"] = SIDES,
 ) -> Iterator[PictureResult]:
     """Score every picture of the split, one at a time, in order of their ids.
@@ -52,6 +54,8 @@ def evaluate(
         layers: counted from 1; negative from the end.
         limit: stop after so many pictures.
         faithful: insertion and deletion too: some 60 more forward passes for each map and picture.
+        sane: the checks of `scoring.sanity` too, of every map that the model has in the main layer:
+            some forward passes a layer.
         maps: names of `MAPS`, the paper's two where nothing is said, or all that the model has.
 
     Raises:
@@ -60,9 +64,9 @@ def evaluate(
     """
     lens = Lens.of(model)
     named, ids = maps_by_layer(lens, lens.layer_numbers(layers), maps), split.ids[:limit]
-    journal = Journal(journal_file(split, lens, named, resolution, faithful), resume)
+    journal = Journal(journal_file(split, lens, named, resolution, faithful, sane), resume)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        scorer = _Scorer(split, lens, named, resolution, faithful, pool)
+        scorer = _Scorer(split, lens, named, resolution, faithful, sane, pool)
         for image_id in ids:
             result = journal.get(image_id)
             if result is None:
@@ -114,11 +118,12 @@ class _Scorer:
         named: Mapping[int, Sequence[str]],
         resolution: int,
         faithful: bool,
+        sane: bool,
         pool: Executor,
     ) -> None:
         self._split, self._named, self._resolution = split, named, resolution
         self._lens, self._untrained = lens, lens.untrained()
-        self._faithful, self._pool = faithful, pool
+        self._faithful, self._sane, self._pool = faithful, sane, pool
 
     def score(self, image_id: int) -> PictureResult:
         """What is found on a picture, and the time it took."""
@@ -136,18 +141,13 @@ class _Scorer:
         except (CocoError, ImageError) as error:
             return PictureResult(image_id, "unreadable", problem=str(error))
         heats = self._heatmaps(ours, True) | self._heatmaps(untrained, False)
-        grid = _grid(ours)
-        scores = self._scores(Target(mask), baseline_maps(image.size, grid, image_id), heats)
+        baselines = baseline_maps(image.size, _grid(ours), image_id)
+        scores = self._scores(Target(mask), baselines, heats)
         scored = time.perf_counter()
-        areas: dict[str, dict[str, float]] = {}
-        if self._faithful:
-            main = main_layer(list(self._named))
-            rankings = {name: ours[main].of(name) for name in self._named[main]}
-            pixels = self._lens.preprocess(image, self._resolution)
-            found = faithfulness(self._lens, pixels, rankings, grid, image_id)
-            areas = {order: {c: of.auc for c, of in by.items()} for order, by in found.items()}
+        areas = self._areas(image, image_id, ours) if self._faithful else {}
+        checked = self._checks(image) if self._sane else {}
         scoring = masked - start + scored - looked
-        return PictureResult(image_id, None, scores, areas, looked - masked, scoring)
+        return PictureResult(image_id, None, scores, areas, checked, looked - masked, scoring)
 
     def _look(self, lens: Lens, image: Image.Image) -> dict[int, Maps]:
         """What the maps of all layers are made of, in one forward pass."""
@@ -176,6 +176,22 @@ class _Scorer:
         )
         scores.update(zip(heats, scored, strict=True))
         return scores
+
+    def _areas(
+        self, image: Image.Image, image_id: int, maps: Mapping[int, Maps]
+    ) -> dict[str, dict[str, float]]:
+        """Areas under the curves of insertion and deletion, by order and curve."""
+        main = main_layer(list(self._named))
+        orders = {name: maps[main].of(name) for name in self._named[main]}
+        pixels = self._lens.preprocess(image, self._resolution)
+        found = faithfulness(self._lens, pixels, orders, _grid(maps), image_id)
+        return {order: {c: of.auc for c, of in by.items()} for order, by in found.items()}
+
+    def _checks(self, image: Image.Image) -> dict[str, dict[str, float]]:
+        """What `sanity` finds of every map of the main layer, by map and figure."""
+        pixels = self._lens.preprocess(image, self._resolution)
+        found = sanity(self._lens, pixels, main_layer(list(self._named)), names=None)
+        return {name: of_map.figures() for name, of_map in found.items()}
 
 
 def _grid(maps: Mapping[int, Maps]) -> Grid:

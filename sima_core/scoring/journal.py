@@ -78,6 +78,7 @@ def _parse(line: bytes) -> PictureResult | None:
         numbers = [
             *(n for s in scores.values() for n in dataclasses.astuple(s)),
             *(n for areas in result.faithfulness.values() for n in areas.values()),
+            *(n for figures in result.sanity.values() for n in figures.values()),
             result.forward_seconds,
             result.scoring_seconds,
         ]
@@ -93,13 +94,14 @@ def journal_file(
     named: Mapping[int, Sequence[str]],
     resolution: int,
     faithful: bool,
+    sane: bool = False,
 ) -> Path:
     """Where the journal of an evaluation lies: another one for whatever changes its results."""
     listed = annotations_file(split.root, split.split).stat()
     about = [
         _FORMAT, lens.name, [layer.attention for layer in lens.layers], _weights(lens),
         str(split.root.resolve()), split.split, listed.st_size, listed.st_mtime_ns,
-        list(named.items()), resolution, faithful, versions(),
+        list(named.items()), resolution, faithful, sane, versions(),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     return cache_folder() / "evaluations" / f"{name}.jsonl"

@@ -64,6 +64,8 @@ class PictureResult:
     scores: Mapping[MapKey, Scores] = field(default_factory=dict)
     #: Insertion and deletion AUC by order and curve, where asked for; see `faithfulness`.
     faithfulness: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    #: Figures of the checks by map, where asked for; see `sanity.Sanity.figures`.
+    sanity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     #: Seconds of both models' forward passes, and of everything that scoring adds to them.
     forward_seconds: float = 0.0
     scoring_seconds: float = 0.0

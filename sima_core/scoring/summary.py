@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from sima_core.scoring.results import (
     PictureResult,
     main_layer,
 )
+from sima_core.scoring.standing import Checked, Distributions, as_plain
 
 #: Metric names as people write them.
 METRIC_NAMES = {
@@ -29,6 +30,16 @@ METRIC_NAMES = {
     "energy_lift": "energy lift",
     "rank_accuracy": "rank accuracy",
     "auc": "AUC",
+}
+
+#: The checks' figures as people write them; all but one are rank correlations.
+CHECK_NAMES = {
+    "random": "layers random",
+    "mirror": "mirrored",
+    "centre": "centre",
+    "largest": "largest / median",
+    "sent": "sent",
+    "received": "received",
 }
 
 #: Estimates by metric, or by curve.
@@ -63,6 +74,8 @@ class Summary:
     faithfulness: Mapping[str, Estimates]
     #: Time that scoring adds to both forward passes, as a share of theirs.
     scoring_ratio: float
+    #: The checks' figures in the main layer, by map; empty where none was asked for.
+    sanity: Distributions = field(default_factory=dict)
 
     @classmethod
     def of(cls, results: Iterable[PictureResult], layers: Sequence[int]) -> "Summary":
@@ -71,9 +84,10 @@ class Summary:
         Raises:
             InputError: no picture was scored.
         """
-        figures = _Figures()
+        figures, checked = _Figures(), Checked()
         for result in results:
             figures.add(result)
+            checked.add(result)
         if not figures.rows:
             words = skipped_in_words(figures.counted)
             raise InputError(f"no picture could be scored: {words}")
@@ -96,6 +110,7 @@ class Summary:
             _rows(from_query, found),
             _rows(areas, found),
             figures.scoring_seconds / figures.forward_seconds,
+            checked.distributions(),
         )
 
     def main_maps(self) -> dict[str, Estimates]:
@@ -124,6 +139,8 @@ class Summary:
         }
         if self.faithfulness:
             found["faithfulness"] = _plain_rows(self.faithfulness)
+        if self.sanity:
+            found["sanity"] = as_plain(self.sanity)
         return found
 
     def table(self) -> str:
@@ -143,6 +160,10 @@ class Summary:
         """The same for insertion (higher is better) and deletion (lower is better)."""
         names = {n: n.replace("_", ", ") for n in next(iter(self.faithfulness.values()))}
         return _table(self.faithfulness, names)
+
+    def sanity_table(self) -> str:
+        """For people: a row a map, a column a check, medians with the 10th and 90th percentile."""
+        return _table(self.sanity, CHECK_NAMES)
 
 
 class _Figures:
@@ -213,12 +234,13 @@ def _plain(estimates: Estimates) -> dict[str, Any]:
     return found
 
 
-def _table(rows: Mapping[str, Estimates], columns: Mapping[str, str]) -> str:
-    """Rows of estimates under the columns' names, which are given by the estimates' keys."""
+def _table(rows: Mapping[str, Mapping[str, object]], columns: Mapping[str, str]) -> str:
+    """Rows of figures under the columns' names, by the figures' keys; a dash where one is not."""
     width = max(16, *(len(name) + 1 for name in rows))
     lines = [f"{'map':<{width}}" + "".join(f"{name:>25}" for name in columns.values())]
     for name, estimates in rows.items():
-        lines.append(f"{name:<{width}}" + "".join(f"{estimates[c]!s:>25}" for c in columns))
+        cells = (f"{estimates.get(c, '–')!s:>25}" for c in columns)
+        lines.append(f"{name:<{width}}" + "".join(cells))
     return "\n".join(lines)
 
 
