@@ -6,6 +6,7 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +51,14 @@ Folder = Annotated[Path, Parameter(metavar="DIR", help="made if absent")]
 PngFile = Annotated[Path, Parameter(metavar="FILE.png")]
 JsonFile = Annotated[Path, Parameter(metavar="FILE")]
 
-#: As `bench.sweeps` has them (DTYPES, SWEEP_SIZES) and `comparison`, with which torch comes.
+#: As `bench.sweeps` has them (DTYPES, SWEEP_SIZES), `lens.maps` and `comparison`, with which torch
+#: comes.
 Dtype = Literal["bfloat16", "float32", "float64"]
 SweepOver = Literal["dim", "tokens"]
-MapKind = Literal["norms", "cls", "rollout"]
+MapName = Literal[
+    "query", "key", "query_key", "value_weighted", "sent", "received", "class_contribution"
+]
+MapKind = Literal["norms", "cls", "rollout", MapName]
 
 
 @Parameter(name="*")
@@ -141,6 +146,26 @@ def computes(command: Callable[P, R]) -> Callable[P, R]:
         return command(*args, **kwargs)
 
     return prepared
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that results go to, where it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {plain(folder)}: {reason(error)}") from None
+    except ValueError:  # a zero byte, or half a character
+        raise InputError(f"cannot make the folder {plain(folder)}: no name looks so") from None
+
+
+def note_untrained(lens: "Lens", model: ModelOptions) -> None:
+    """Say beside the results that they are those of untrained weights, where they are."""
+    if not (lens.provenance and lens.provenance.trained):
+        print(f"note: {plain(model.checkpoint)} has untrained weights", file=sys.stderr)
 
 
 def require_png(option: str, file: Path) -> None:

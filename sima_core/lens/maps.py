@@ -26,6 +26,10 @@ from sima_core.words import plain
 
 #: What a map is made of: norms of Q and K, the layer's flow, or the flow to the class token.
 Needs = Literal["norms", "flow", "class"]
+#: What `MAPS` holds, for types.
+MapName = Literal[
+    "query", "key", "query_key", "value_weighted", "sent", "received", "class_contribution"
+]
 #: Names of maps; None stands for all that there are.
 Names = Sequence[str] | None
 
@@ -71,14 +75,17 @@ class Maps:
             InputError: an unknown name, a head that does not exist, or a map that this model does
                 not have; says which it has.
         """
-        require_map(name)
-        if name not in tuple(self):
-            raise InputError(
-                f"layer {self.layer.number} ({self.layer.attention}) has no map {name}: "
-                f"choose one of {', '.join(self)}"
-            )
+        require_map(name, self.layer, tuple(self))
         require_head(head, self.norms.query.shape[1])
         return MAPS[name].of(self, head)
+
+    def is_of_layer(self, name: str) -> bool:
+        """Whether a map is of this layer; what class attention gives is of another one."""
+        return (
+            MAPS[name].needs != "class"
+            or self.class_flow is None
+            or (self.class_flow.layer == self.layer)
+        )
 
     @cached_property
     def totals(self) -> FlowTotals:
@@ -90,14 +97,19 @@ class Maps:
         return self.totals if head is None and "totals" in self.__dict__ else self.flow.totals(head)
 
 
-def require_map(name: object) -> None:
-    """Refuse a name that no map has.
+def require_map(name: object, layer: Layer | None = None, there: Sequence[str] = ()) -> None:
+    """Refuse a name that no map has, or none of those that are there in a layer.
 
     Raises:
-        InputError: the name is unknown; lists those there are.
+        InputError: the name is unknown, or not there; lists those there are.
     """
     if not isinstance(name, str) or name not in MAPS:
         raise InputError(f"a map is one of {', '.join(MAPS)}; got {plain(repr(name))}")
+    if layer is not None and name not in there:
+        raise InputError(
+            f"layer {layer.number} ({layer.attention}) has no map {name}: "
+            f"choose one of {', '.join(there)}"
+        )
 
 
 def map_names(model: nn.Module, layer: Layer) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from sima_core.coco.root import CocoError
 from sima_core.coco.split import CocoSplit
 from sima_core.defaults import LAYER, RESOLUTION
-from sima_core.errors import InputError
 from sima_core.lens.heatmaps import Heatmap, heatmap
 from sima_core.lens.layers import SIDES, Grid
 from sima_core.lens.lens import Lens
@@ -102,9 +101,7 @@ def maps_by_layer(
         )
     for name in asked if maps != "all" else ():
         if not any(name in found for found in named.values()):
-            raise InputError(
-                f"{lens.name} has no map {name}: choose of {', '.join(lens.map_names(main))}"
-            )
+            require_map(name, lens.layer(main), lens.map_names(main))
     return named
 
 

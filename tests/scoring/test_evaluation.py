@@ -112,7 +112,7 @@ def test_layers_have_the_maps_that_their_attention_has():
     norms = ("query", "key", "query_key")
     assert maps_by_layer(xcit, [1, 12], "all") == {1: norms, 12: (*norms, "class_contribution")}
     assert maps_by_layer(deit, [1, 12], "all") == {1: tuple(NAMED), 12: tuple(NAMED)}
-    with pytest.raises(InputError, match=r"has no map sent: choose of query, key, query_key"):
+    with pytest.raises(InputError, match=r"has no map sent: choose one of query, key, query_key"):
         maps_by_layer(xcit, [12], ["query", "sent"])
 
 
