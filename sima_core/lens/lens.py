@@ -330,7 +330,7 @@ class Lens:
         if not probabilities.isfinite().all():
             raise InputError(NOT_FINITE)
         norms = recorder.norms(per_head=True)
-        labels, label_set = self._class_names(len(probabilities))
+        labels, label_set = self.class_names(len(probabilities))
         best = probabilities.topk(min(num_predictions, len(probabilities)))
         predictions = tuple(
             Prediction(index, labels[index], probability)
@@ -341,7 +341,7 @@ class Lens:
             image, resolution, norms, predictions, seen, self.name, label_set, self.provenance
         )
 
-    def _class_names(self, num_classes: int) -> tuple[tuple[str, ...], str]:
+    def class_names(self, num_classes: int) -> tuple[tuple[str, ...], str]:
         """A name for each class, and the label set in words."""
         if self.provenance:
             return self.provenance.labels, self.provenance.label_set

@@ -14,6 +14,8 @@ from sima_core.numbers import MOST_NUMBERS, Whole
 from sima_core.words import plain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sima_core.lens.flow import Token
 
 #: Rows and columns: no grid has more than an input has pixels on a side.
@@ -77,6 +79,12 @@ def tokens_in(areas: tuple[Area, ...], grid: tuple[int, int]) -> list[tuple[int,
             )
         named[area.first_row - 1 : area.last_row, area.first_col - 1 : area.last_col] = True
     return [(int(row) + 1, int(col) + 1) for row, col in np.argwhere(named)]
+
+
+def grid_of(pixels: "Tensor", patch_size: int) -> tuple[int, int]:
+    """(rows, cols) of the patches of a network's input."""
+    height, width = pixels.shape[-2:]
+    return height // patch_size, width // patch_size
 
 
 def _area(text: str) -> Area:
