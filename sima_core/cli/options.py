@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args
 
 from cyclopts import Parameter, Token
 
@@ -59,6 +59,23 @@ MapName = Literal[
     "query", "key", "query_key", "value_weighted", "sent", "received", "class_contribution"
 ]
 MapKind = Literal["norms", "cls", "rollout", MapName]
+
+
+def one_of(choices: Any) -> Parameter:
+    """What makes an option take one of many choices; says them all, and no more of what was typed.
+
+    Args:
+        choices: a `Literal`.
+    """
+    names = get_args(choices)
+
+    def convert(_: Any, tokens: Sequence[Token]) -> str:
+        typed = tokens[-1].value
+        if typed not in names:
+            raise InputError(f"{plain(typed, 12)!r} is none of {', '.join(names)}")
+        return typed
+
+    return Parameter(converter=convert)
 
 
 @Parameter(name="*")

@@ -24,6 +24,7 @@ from sima_core.cli.options import (
     computes,
     make_folder,
     note_untrained,
+    one_of,
     require_png,
 )
 from sima_core.defaults import LAYER, RESOLUTION
@@ -42,7 +43,7 @@ def heatmap(
     model: ModelOptions = BUNDLED,
     layer: Layer = LAYER,
     resolution: Resolution = RESOLUTION,
-    map: MapName | None = None,
+    map: Annotated[MapName | None, one_of(MapName)] = None,
 ) -> int:
     """Maps, overlays and a description for each picture.
 
@@ -134,7 +135,7 @@ def compare(
     out: PngFile,
     layer: Annotated[int, option(LAYERS), Parameter(help="where a model names none")] = LAYER,
     resolution: Resolution = RESOLUTION,
-    map: MapKind = "norms",
+    map: Annotated[MapKind, one_of(MapKind)] = "norms",
     seconds: Seconds = 3.0,
 ) -> int:
     """A figure, and a line on each.
