@@ -21,6 +21,7 @@ from sima_core.cli import main
 from sima_core.environment import VARIABLES
 from sima_core.experiments import targets
 from sima_core.experiments.twins import TWINS, twins_table
+from sima_core.lens.maps import MAPS
 from sima_core.scoring.metrics import METRICS
 from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
 from tests.support import ROOT, attention_layers
@@ -37,14 +38,14 @@ DOCUMENTS = sorted(
 )
 #: How the tables of docs/evidence.md call the maps.
 MAP_NAMES = {
+    **{name: of.title for name, of in MAPS.items()},
     "query": "Q̂ (query)",
     "key": "K̂ (key)",
     "centre": "centre Gaussian",
     "random": "random map",
     "uniform": "uniform map",
-    "untrained_query": "Q̂, random weights",
-    "untrained_key": "K̂, random weights",
 }
+MAP_NAMES |= {f"untrained_{name}": f"{MAP_NAMES[name]}, random weights" for name in MAPS}
 #: Programs of other people that our pages name.
 OTHER_PROGRAMS = {"pip", "git", "mkdir", "cp"}
 
@@ -82,7 +83,8 @@ def test_evidence_tables_are_the_evidence(number, split):
     ]
     assert rows == expected
     said = f"{found['images']} pictures; left out: {skipped_in_words(found['skipped'])}."
-    assert f"`python -m sima_core evaluate --split {split}`: {said}" in one_line("docs/evidence.md")
+    command = f"`python -m sima_core evaluate --split {split} --maps all`"
+    assert f"{command}: {said}" in one_line("docs/evidence.md")
 
 
 def ci(of: dict[str, list[float]], metric: str) -> str:
@@ -94,6 +96,12 @@ def test_environment_table_is_the_list_of_variables():
     [[heading, *rows]] = tables("docs/environment.md")
     assert heading == ["variable", "default", "meaning"]
     assert rows == [[f"`{v.name}`", v.default or "–", v.meaning] for v in VARIABLES]
+
+
+def test_maps_table_is_the_registry():
+    heading, *rows = tables("docs/flow.md")[-1]
+    assert heading == ["name", "formula", "what it says, and cannot say"]
+    assert rows == [[f"`{m.name}`", m.formula, m.says] for m in MAPS.values()]
 
 
 def test_weights_table_is_the_cards(model):

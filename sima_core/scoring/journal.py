@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def _parse(line: bytes) -> PictureResult | None:
         numbers = [
             *(n for s in scores.values() for n in dataclasses.astuple(s)),
             *(n for areas in result.faithfulness.values() for n in areas.values()),
+            *(n for figures in result.sanity.values() for n in figures.values()),
             result.forward_seconds,
             result.scoring_seconds,
         ]
@@ -88,14 +89,19 @@ def _parse(line: bytes) -> PictureResult | None:
 
 
 def journal_file(
-    split: CocoSplit, lens: Lens, layers: Sequence[int], resolution: int, faithful: bool
+    split: CocoSplit,
+    lens: Lens,
+    named: Mapping[int, Sequence[str]],
+    resolution: int,
+    faithful: bool,
+    sane: bool = False,
 ) -> Path:
     """Where the journal of an evaluation lies: another one for whatever changes its results."""
     listed = annotations_file(split.root, split.split).stat()
     about = [
         _FORMAT, lens.name, [layer.attention for layer in lens.layers], _weights(lens),
         str(split.root.resolve()), split.split, listed.st_size, listed.st_mtime_ns,
-        list(layers), resolution, faithful, versions(),
+        list(named.items()), resolution, faithful, sane, versions(),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     return cache_folder() / "evaluations" / f"{name}.jsonl"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sima_core.errors import InputError
 from sima_core.lens.heatmaps import FLAT_RANGE, Heatmap, heatmap
+from sima_core.scoring.ranks import mean_ranks
 
 #: Pixels by which the pointing game may miss (Zhang et al. 2018, section 5.1).
 TOLERANCE = 15
@@ -200,10 +201,8 @@ class _Ranks:
 
 def exact_auc(values: NDArray[np.floating], mask: Mask) -> float:
     """Area under the ROC curve by the rank sum (Mann and Whitney 1947), ties averaged."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mean_ranks = counts.cumsum() - (counts - 1) / 2
     on = int(mask.sum())
-    rank_sum = float(mean_ranks[inverse.ravel()[mask.ravel()]].sum())
+    rank_sum = float(mean_ranks(values)[mask.ravel()].sum())
     return (rank_sum - on * (on + 1) / 2) / (on * (mask.size - on))
 
 
