@@ -109,19 +109,16 @@ def test_a_map_that_the_model_lacks_gives_a_sentence(photo_file, xcit):
 def test_what_is_shown_is_what_is_packed(seen, photo, photo_file):
     with zipfile.ZipFile(download(seen, 12, 2, "viridis", "sent", 0.3, None)) as archive:
         names = archive.namelist()
-        assert names == ["photo_layer12.npz", "photo_layer12_sent.png", "photo_layer12.json"]
+        ends = ("npz", "png", "json")
+        assert names == [f"photo_layer12_sent.{end}" for end in ends]
         [npz, png, about] = [archive.read(name) for name in names]
     found = np.load(io.BytesIO(npz))["sent"]
     np.testing.assert_allclose(found, expected(photo_file, "sent", 12, 2), rtol=1e-5)
     picture = overlay(photo, heatmap(found), "viridis", 0.3)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), picture)
     described = json.loads(about)
-    assert (described["map"], described["head"], described["formula"]) == (
-        "sent",
-        2,
-        MAPS["sent"].formula,
-    )
-    assert described["map_range"] == [found.min(), found.max()]
+    assert (described["layer"], described["head"]) == (12, 2)
+    assert described["sent_range"] == [found.min(), found.max()]
 
 
 def test_bad_calls_get_a_sentence(seen, photo_file, xcit):

@@ -12,7 +12,7 @@ from app.visit import Look, require_look
 from app.visitors import analyze_within_limits, new_folder, require_photo, require_visit
 from sima_core import Analysis
 from sima_core.defaults import LAYER, OPACITY
-from sima_core.lens.export import write
+from sima_core.lens.export import NamedValues, write
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,18 @@ def photo_on_show(seen: Look | None) -> str | None:
 
 
 def download(
-    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float | None
+    seen: Look | None,
+    layer: float | None,
+    head: float,
+    colormap: str,
+    opacity: float | None,
+    named: NamedValues | None = None,
 ) -> str:
-    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
+    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON).
+
+    Args:
+        named: what is shown in place of the paper's two maps.
+    """
     seen = require_look(seen)
     analysis = seen.with_photo()
     view = View.of(analysis, layer, head, colormap)
@@ -80,6 +89,7 @@ def download(
         written = write(
             *(analysis, folder, stem, seen.name, view.layer, view.head, colormap),
             OPACITY if opacity is None else opacity,
+            named,
         )
         archive = folder / f"{stem}.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:

@@ -1,11 +1,8 @@
 """The map selector: the paper's two maps, or another of the registry, computed when chosen."""
 
-import json
 import secrets
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,11 +17,7 @@ from app.templating import render
 from app.turns import TURNS
 from app.viewer import ShownMap, figure_html, linked_html, summary_html
 from app.visit import Look, require_look
-from app.visitors import new_folder
-from sima_core.defaults import OPACITY
 from sima_core.errors import InputError
-from sima_core.lens.export import describe
-from sima_core.lens.heatmaps import heatmap, overlay
 from sima_core.lens.layers import Layer
 from sima_core.lens.maps import MAPS, Maps, NamedMap, require_map
 
@@ -130,25 +123,7 @@ def download(
     found = _find(seen, view, map_name, model_key)
     if isinstance(found, str):
         raise InputError(found)
-    analysis = seen.with_photo()
-    heat = heatmap(found.values)
-    about = describe(analysis, seen.name, view.layer, view.head) | {
-        "map": map_name,
-        "formula": found.named.formula,
-        "map_range": [heat.minimum, heat.maximum],
-        "map_flat": heat.flat,
-    }
-    stem = f"{Path(seen.name).stem}_layer{view.layer}"
-    picture = overlay(analysis.image, heat, colormap, OPACITY if opacity is None else opacity)
-    with new_folder("the archive") as folder:
-        archive = folder / f"{stem}.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:
-            with bundle.open(f"{stem}.npz", "w") as values:
-                np.savez(values, **{map_name: found.values})  # type: ignore[arg-type]
-            with bundle.open(f"{stem}_{map_name}.png", "w") as png:
-                picture.save(png, "PNG")
-            bundle.writestr(f"{stem}.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-    return str(archive)
+    return look.download(seen, layer, head, colormap, opacity, (map_name, found.values))
 
 
 def layer_in_words(layer: Layer) -> str:
