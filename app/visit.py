@@ -1,7 +1,8 @@
 """What one visit holds: the only things that the tabs share."""
 
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +41,8 @@ class Look:
     analysis: Analysis
     #: What it counts for among all that visits keep; 0 where all of them share it.
     num_bytes: int
+    #: What the page's scripts know it by: each look has its own.
+    key: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @classmethod
     def of(cls, path: str, photo: Photo, analysis: Analysis) -> Self:

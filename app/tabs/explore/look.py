@@ -52,7 +52,9 @@ def draw(
     analysis = seen.analysis
     view = View.of(analysis, layer, head, colormap)
     return (
-        viewer_html(analysis, view.layer, view.head, view.colormap, photo=seen.photo),
+        viewer_html(
+            *(analysis, view.layer, view.head, view.colormap), photo=seen.photo, key=seen.key
+        ),
         summary_html(analysis, seen.name, view.layer, view.head),
     )
 

@@ -18,6 +18,7 @@ from app.controls import (
 from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
+from app.tabs.explore.flow import FlowView
 from app.tabs.explore.look import download, draw, explore, photo_on_show
 from app.tabs.explore.samples import pick_sample, sample_photos
 from app.viewer import predictions_html, viewer
@@ -53,6 +54,7 @@ class Explore:
     photo: RawImage
     samples: gr.Gallery
     summary: gr.HTML
+    flow: FlowView
     maps: gr.HTML
     predictions: gr.HTML
     head: gr.Dropdown
@@ -73,6 +75,7 @@ class Explore:
                 samples = _gallery()
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
+                flow = FlowView.lay_out()
                 maps = viewer(pictures, elem_id="maps")
             with gr.Column(elem_id="explore-below"):
                 predictions = gr.HTML(predictions_html(first.analysis))
@@ -85,6 +88,7 @@ class Explore:
                     photo,
                     samples,
                     summary,
+                    flow,
                     maps,
                     predictions,
                     head=gr.Dropdown(heads, value=0, label="Head", filterable=False),
@@ -165,6 +169,7 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
+    tab.flow.wire(visit, tab.head)
     return tab
 
 

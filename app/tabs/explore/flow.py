@@ -1,0 +1,242 @@
+"""The flow view: whom each token hears and who hears it, told by the page itself.
+
+The numbers of one layer go to the page once, in half precision; `static/flow.js` takes the parts of
+any token from them, as `Flow.received` and `Flow.sent` do. Where they would be too many, the server
+is asked for one token at a time. Nothing of it is kept for the visit.
+"""
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from markupsafe import Markup
+from torch import Tensor
+
+from app.handlers import COMPUTE, plainly
+from app.tabs.explore.look import View
+from app.templating import render
+from app.viewer import STATIC
+from app.visit import Look, Visit, require_look
+from app.visitors import looking_again
+from app.words import capitalized
+from sima_core.errors import InputError
+from sima_core.lens.flow import Flow, Parts, Token
+from sima_core.lens.heatmaps import NOT_FINITE
+from sima_core.lens.layers import SIDES, Grid
+from sima_core.lens.lens import Lens
+
+#: What the page is sent at most: tokens of a grid, and bytes of their numbers as they are sent.
+MAX_TOKENS, MAX_BYTES = 1024, 10**6
+
+#: What the switch above the maps offers.
+NORMS, FLOW = "Norms", "Flow"
+_SET_VIEW = (
+    f"view => {{document.dispatchEvent(new CustomEvent('sl-view', {{detail: view === '{FLOW}'}}))}}"
+)
+_REFUSED = "() => {document.dispatchEvent(new CustomEvent('sl-refused'))}"
+
+_CHOOSE = "choose a token: click on it in one of the two pictures."
+
+
+@dataclass(frozen=True)
+class FlowView:
+    """The switch, and the card that holds the numbers."""
+
+    switch: gr.Radio
+    card: gr.HTML
+
+    @classmethod
+    def lay_out(cls) -> "FlowView":
+        """Both inside the current Blocks, above the maps; they hold nothing yet."""
+        script = (STATIC / "flow.js").read_text(encoding="utf-8")
+        return cls(
+            gr.Radio(
+                [NORMS, FLOW],
+                value=NORMS,
+                label="What the pictures show",
+                show_label=False,
+                container=False,
+                elem_id="view",
+            ),
+            gr.HTML(js_on_load=script, elem_id="flow"),
+        )
+
+    def wire(self, visit: Visit, head: gr.Dropdown) -> None:
+        """Ask for a layer when the page's script says that its numbers are needed, and not else."""
+        self.switch.input(None, self.switch, js=_SET_VIEW)
+        given = [visit.look, visit.model_key, visit.layer]
+        for event, handler, more in (
+            (self.card.submit, of_layer, []),
+            (self.card.select, of_token, [head]),
+        ):
+            asked = event(
+                plainly(handler), [*given, *more], self.card, **COMPUTE, trigger_mode="always_last"
+            )
+            asked.failure(None, js=_REFUSED)
+
+
+def of_layer(seen: Look | None, model_key: str | None, layer: float | None) -> Markup:
+    """The card of one layer: its numbers, or what a click gives, or why it has none."""
+    return _card(require_look(seen), model_key, layer, 0, None)
+
+
+def of_token(
+    choice: gr.EventData,
+    seen: Look | None,
+    model_key: str | None,
+    layer: float | None,
+    head: float,
+) -> Markup:
+    """The card of one layer with one token's parts."""
+    return _card(require_look(seen), model_key, layer, head, _token(choice))
+
+
+def _token(choice: gr.EventData) -> Token:
+    """The token that was clicked; the library says where there is none.
+
+    Raises:
+        InputError: no token was named.
+    """
+    named = getattr(choice, "token", None)
+    if named == "class":
+        return "class"
+    if isinstance(named, list) and len(named) == 2 and all(type(n) is int for n in named):
+        return named[0], named[1]
+    raise InputError(_CHOOSE)
+
+
+def _card(
+    seen: Look, model_key: str | None, layer: float | None, head: float, token: Token | None
+) -> Markup:
+    view = View.of(seen.analysis, layer, head, "")
+    with looking_again(seen.path, model_key, seen.analysis.resolution) as (lens, pixels):
+        try:
+            flow = lens.flow(pixels, view.layer)
+        except InputError as why:  # for a card: as long as this layer is shown, it stays so
+            about = json.dumps({"look": seen.key, "layer": view.layer})
+            return render("explore/no_flow", about=about, why=capitalized(str(why)))
+        return _drawn(lens, seen, flow, view.head, token)
+
+
+def _drawn(lens: Lens, seen: Look, flow: Flow, head: int | None, token: Token | None) -> Markup:
+    """The card of a flow: with its numbers where they are few enough, else with one token's."""
+    about: dict[str, Any] = {
+        "look": seen.key,
+        "layer": flow.layer.number,
+        "heads": flow.num_heads,
+        "width": flow.width,
+        "grids": {"query": flow.query_grid, "key": flow.key_grid},
+        "tokens": {"query": flow.query.shape[1], "key": flow.key.shape[1]},
+        "classRow": flow.layer.class_row,
+        "rest": _loudest(flow),
+    }
+    many, num_bytes = max(_size(flow.query_grid), _size(flow.key_grid)), _num_bytes(flow)
+    totals = flow.totals() if many <= MAX_TOKENS else None
+    if totals is not None:
+        about["error"] = f"{totals.error:.0e}".replace("e-0", "e-")
+    if token is None and many <= MAX_TOKENS and num_bytes <= MAX_BYTES:
+        numbers = _numbers(flow, about)
+    else:
+        row, col = about["rest"]
+        numbers = _answer(flow, about, token or (row + 1, col + 1), head)
+    return render(
+        "explore/flow",
+        about=json.dumps(about),
+        numbers=numbers,
+        asks="answer" in about,
+        layer=flow.layer,
+        num_tokens=many,
+        max_tokens=MAX_TOKENS,
+        num_bytes=sum(map(len, numbers.values())) if "answer" not in about else num_bytes,
+        max_bytes=MAX_BYTES,
+        totals=totals,
+        error=about.get("error"),
+        trained=lens.provenance.trained if lens.provenance else None,
+        sides=SIDES,
+    )
+
+
+def _numbers(flow: Flow, about: dict[str, Any]) -> dict[str, str]:
+    """All that every token's parts are made of, by name; their scales go into `about`."""
+    about["scales"] = {}
+    numbers = {}
+    for name, values in (
+        ("query", flow.query),
+        ("key", flow.key),
+        ("value-norm", flow.value_norm[..., None]),
+    ):
+        # By head, so that none is so small beside another that half precision loses it.
+        scale = values.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo().tiny)
+        about["scales"][name] = _finite(scale).flatten().tolist()
+        numbers[name] = _base64((values / scale).half())
+    if flow.row_totals is not None:  # logarithms, of which half precision would leave too little
+        numbers["row-totals"] = _base64(_finite(flow.row_totals))
+    return numbers
+
+
+def _answer(flow: Flow, about: dict[str, Any], token: Token, head: int | None) -> dict[str, str]:
+    """One token's parts, for the page to draw; what else is known of them goes into `about`.
+
+    Raises:
+        InputError: there is no such token.
+    """
+    received = flow.received(token, head)
+    sent = flow.sent(_on_keys(token, flow), head)
+    about["answer"] = {
+        "token": "class" if token == "class" else [n - 1 for n in token],
+        "head": head or 0,
+        "negative": {"query": received.negative_share, "key": sent.negative_share},
+    }
+    return {"query": _signed(received), "key": _signed(sent)}
+
+
+def _signed(parts: Parts) -> str:
+    return _base64(_finite(torch.from_numpy(parts.signed)))
+
+
+def _on_keys(token: Token, flow: Flow) -> Token:
+    """The token of the keys' grid at the place of one of the queries'."""
+    if token == "class":
+        return token
+    row, col = _elsewhere((token[0] - 1, token[1] - 1), flow.query_grid, flow.key_grid)
+    return row + 1, col + 1
+
+
+def _loudest(flow: Flow) -> Grid:
+    """Row and column, from 0, on the queries' grid of the token with the largest key norm."""
+    rows, cols = flow.key_grid
+    norms = torch.linalg.vector_norm(flow.key, dim=(0, 2))[-rows * cols :]
+    return _elsewhere(divmod(int(norms.argmax()), cols), flow.key_grid, flow.query_grid)
+
+
+def _elsewhere(place: Grid, of: Grid, to: Grid) -> Grid:
+    """The token at the same place of another grid; as `onGrid` in `viewer.js`."""
+    row, col = (
+        int((n + 0.5) * after / before) for n, before, after in zip(place, of, to, strict=True)
+    )
+    return row, col
+
+
+def _size(grid: Grid) -> int:
+    return grid[0] * grid[1]
+
+
+def _num_bytes(flow: Flow) -> int:
+    """About what the numbers take, as base64: what they would take where they are too many."""
+    half = flow.query.numel() + flow.key.numel() + flow.value_norm.numel()
+    return 8 * half // 3
+
+
+def _base64(values: Tensor) -> str:
+    return base64.b64encode(np.ascontiguousarray(values.cpu().numpy()).tobytes()).decode()
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Raises InputError: the weights are damaged."""
+    if not values.isfinite().all():
+        raise InputError(NOT_FINITE)
+    return values
