@@ -183,6 +183,8 @@ function decorate() {
     const parts = element.querySelector(`[data-part="${side}"]`).cloneNode(true);
     const canvas = document.createElement('canvas');
     canvas.className = 'sl-flow-map sl-flow-part';
+    canvas.role = 'img';
+    canvas.ariaLabel = `Map of what the token ${side === 'query' ? 'hears from' : 'sends to'} each; told below`;
     const cell = document.createElement('div');
     cell.className = 'sl-flow-cell sl-flow-part';
     // At the end of what is there: whatever stands before keeps its place when Gradio renders anew.
@@ -224,7 +226,7 @@ function draw() {
 /** The token to show: the one pointed at or pinned, else the one at rest; of an answer, its own. */
 function current() {
   const [rows, cols] = flow.grids.query;
-  const patch = ([row, col]) => ({ row, col, rows, cols });
+  const patch = ([row, col]) => ({ row: row - 1, col: col - 1, rows, cols }); // counted from 1
   if (flow.answer) return flow.answer.token === 'class' ? 'class' : patch(flow.answer.token);
   if (pointed.row !== null) return pointed;
   return atRest ?? patch(flow.rest);
@@ -233,8 +235,7 @@ function current() {
 /** The token whose answer is wanted, as the server takes it: counted from 1. */
 function wanted() {
   const { token } = flow.answer;
-  const shown = token === 'class' ? flow.rest : token;
-  if (!pointed.pinned) return atRest ?? [shown[0] + 1, shown[1] + 1];
+  if (!pointed.pinned) return atRest ?? (token === 'class' ? flow.rest : token);
   const { row, col } = placeOn('query', pointed);
   return [row + 1, col + 1];
 }
@@ -264,8 +265,7 @@ function refresh() {
   if (!flow.grids) return show('no-flow');
   if (flow.answer) {
     const token = wanted();
-    const had = flow.answer.token === 'class' ? 'class' : flow.answer.token.map((n) => n + 1);
-    if (String(had) !== String(token) || String(flow.answer.head) !== head) {
+    if (String(flow.answer.token) !== String(token) || String(flow.answer.head) !== head) {
       ask([look, layer, head, token].join(), 'select', { token });
     }
   }

@@ -27,7 +27,6 @@ from sima_core.errors import InputError
 from sima_core.lens.flow import Flow, Parts, Token
 from sima_core.lens.heatmaps import NOT_FINITE
 from sima_core.lens.layers import SIDES, Grid
-from sima_core.lens.lens import Lens
 
 #: What the page is sent at most: tokens of a grid, and bytes of their numbers as they are sent.
 MAX_TOKENS, MAX_BYTES = 1024, 10**6
@@ -109,6 +108,18 @@ def _token(choice: gr.EventData) -> Token:
     raise InputError(_CHOOSE)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """What the card carries for the page's script: arrays in base64 by name, and about them."""
+
+    about: dict[str, Any]
+    arrays: dict[str, str]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.arrays.values()))
+
+
 def _card(
     seen: Look, model_key: str | None, layer: float | None, head: float, token: Token | None
 ) -> Markup:
@@ -119,51 +130,51 @@ def _card(
         except InputError as why:  # for a card: as long as this layer is shown, it stays so
             about = json.dumps({"look": seen.key, "layer": view.layer})
             return render("explore/no_flow", about=about, why=capitalized(str(why)))
-        return _drawn(lens, seen, flow, view.head, token)
+        return _drawn(seen, flow, view.head, token)
 
 
-def _drawn(lens: Lens, seen: Look, flow: Flow, head: int | None, token: Token | None) -> Markup:
+def _drawn(seen: Look, flow: Flow, head: int | None, token: Token | None) -> Markup:
     """The card of a flow: with its numbers where they are few enough, else with one token's."""
-    about: dict[str, Any] = {
+    many, num_bytes = max(_size(flow.query_grid), _size(flow.key_grid)), _num_bytes(flow)
+    asks = token is not None or many > MAX_TOKENS or num_bytes > MAX_BYTES
+    sent = _one_token(flow, token or _loudest(flow), head) if asks else _all_tokens(flow)
+    # All pairs of more tokens would take longer than the rest.
+    totals = flow.totals() if many <= MAX_TOKENS else None
+    error = f"{totals.error:.0e}".replace("e-0", "e-") if totals else None
+    about = {
         "look": seen.key,
         "layer": flow.layer.number,
-        "heads": flow.num_heads,
-        "width": flow.width,
         "grids": {"query": flow.query_grid, "key": flow.key_grid},
         "tokens": {"query": flow.query.shape[1], "key": flow.key.shape[1]},
         "classRow": flow.layer.class_row,
         "rest": _loudest(flow),
+        "error": error,
+        **sent.about,
     }
-    many, num_bytes = max(_size(flow.query_grid), _size(flow.key_grid)), _num_bytes(flow)
-    totals = flow.totals() if many <= MAX_TOKENS else None
-    if totals is not None:
-        about["error"] = f"{totals.error:.0e}".replace("e-0", "e-")
-    if token is None and many <= MAX_TOKENS and num_bytes <= MAX_BYTES:
-        numbers = _numbers(flow, about)
-    else:
-        row, col = about["rest"]
-        numbers = _answer(flow, about, token or (row + 1, col + 1), head)
     return render(
         "explore/flow",
         about=json.dumps(about),
-        numbers=numbers,
-        asks="answer" in about,
+        arrays=sent.arrays,
+        asks=asks,
         layer=flow.layer,
         num_tokens=many,
         max_tokens=MAX_TOKENS,
-        num_bytes=sum(map(len, numbers.values())) if "answer" not in about else num_bytes,
+        num_bytes=num_bytes if asks else sent.num_bytes,
         max_bytes=MAX_BYTES,
         totals=totals,
-        error=about.get("error"),
-        trained=lens.provenance.trained if lens.provenance else None,
+        error=error,
+        trained=seen.analysis.trained,
         sides=SIDES,
     )
 
 
-def _numbers(flow: Flow, about: dict[str, Any]) -> dict[str, str]:
-    """All that every token's parts are made of, by name; their scales go into `about`."""
-    about["scales"] = {}
-    numbers = {}
+def _all_tokens(flow: Flow) -> _Sent:
+    """All that the parts of every token are made of.
+
+    Raises:
+        InputError: the weights are damaged.
+    """
+    arrays, scales = {}, {}
     for name, values in (
         ("query", flow.query),
         ("key", flow.key),
@@ -171,27 +182,27 @@ def _numbers(flow: Flow, about: dict[str, Any]) -> dict[str, str]:
     ):
         # By head, so that none is so small beside another that half precision loses it.
         scale = values.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo().tiny)
-        about["scales"][name] = _finite(scale).flatten().tolist()
-        numbers[name] = _base64((values / scale).half())
+        scales[name] = _finite(scale).flatten().tolist()
+        arrays[name] = _base64((values / scale).half())
     if flow.row_totals is not None:  # logarithms, of which half precision would leave too little
-        numbers["row-totals"] = _base64(_finite(flow.row_totals))
-    return numbers
+        arrays["row-totals"] = _base64(_finite(flow.row_totals))
+    return _Sent({"heads": flow.num_heads, "width": flow.width, "scales": scales}, arrays)
 
 
-def _answer(flow: Flow, about: dict[str, Any], token: Token, head: int | None) -> dict[str, str]:
-    """One token's parts, for the page to draw; what else is known of them goes into `about`.
+def _one_token(flow: Flow, token: Token, head: int | None) -> _Sent:
+    """The parts of one token, for the page to draw.
 
     Raises:
-        InputError: there is no such token.
+        InputError: there is no such token, or the weights are damaged.
     """
     received = flow.received(token, head)
     sent = flow.sent(_on_keys(token, flow), head)
-    about["answer"] = {
-        "token": "class" if token == "class" else [n - 1 for n in token],
+    answer = {
+        "token": token,
         "head": head or 0,
         "negative": {"query": received.negative_share, "key": sent.negative_share},
     }
-    return {"query": _signed(received), "key": _signed(sent)}
+    return _Sent({"answer": answer}, {"query": _signed(received), "key": _signed(sent)})
 
 
 def _signed(parts: Parts) -> str:
@@ -200,23 +211,21 @@ def _signed(parts: Parts) -> str:
 
 def _on_keys(token: Token, flow: Flow) -> Token:
     """The token of the keys' grid at the place of one of the queries'."""
-    if token == "class":
-        return token
-    row, col = _elsewhere((token[0] - 1, token[1] - 1), flow.query_grid, flow.key_grid)
-    return row + 1, col + 1
+    return token if token == "class" else _elsewhere(token, flow.query_grid, flow.key_grid)
 
 
-def _loudest(flow: Flow) -> Grid:
-    """Row and column, from 0, on the queries' grid of the token with the largest key norm."""
+def _loudest(flow: Flow) -> tuple[int, int]:
+    """The token of the queries' grid at the place of the largest key norm."""
     rows, cols = flow.key_grid
     norms = torch.linalg.vector_norm(flow.key, dim=(0, 2))[-rows * cols :]
-    return _elsewhere(divmod(int(norms.argmax()), cols), flow.key_grid, flow.query_grid)
+    row, col = divmod(int(norms.argmax()), cols)
+    return _elsewhere((row + 1, col + 1), flow.key_grid, flow.query_grid)
 
 
-def _elsewhere(place: Grid, of: Grid, to: Grid) -> Grid:
-    """The token at the same place of another grid; as `onGrid` in `viewer.js`."""
+def _elsewhere(token: tuple[int, int], of: Grid, to: Grid) -> tuple[int, int]:
+    """The token at the same place of another grid, from 1; as `onGrid` in `viewer.js`, from 0."""
     row, col = (
-        int((n + 0.5) * after / before) for n, before, after in zip(place, of, to, strict=True)
+        int((n - 0.5) * after / before) + 1 for n, before, after in zip(token, of, to, strict=True)
     )
     return row, col
 
@@ -226,9 +235,11 @@ def _size(grid: Grid) -> int:
 
 
 def _num_bytes(flow: Flow) -> int:
-    """About what the numbers take, as base64: what they would take where they are too many."""
-    half = flow.query.numel() + flow.key.numel() + flow.value_norm.numel()
-    return 8 * half // 3
+    """What the numbers take as they are sent, in half precision and base64."""
+    raw = 2 * (flow.query.numel() + flow.key.numel() + flow.value_norm.numel())
+    if flow.row_totals is not None:
+        raw += 4 * flow.row_totals.numel()
+    return raw * 4 // 3
 
 
 def _base64(values: Tensor) -> str:

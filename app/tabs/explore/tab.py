@@ -42,6 +42,8 @@ softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
   the numbers beside the colour bar say how far apart they are.
 - **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
   them.
+- **Flow** shows what attention does with one token, exactly: whom it hears and who hears it, part
+  by part. Red adds, blue subtracts.
 - The maps show what attention weighs, **not why** the model chose a label, and it can be wrong.
 """
 
