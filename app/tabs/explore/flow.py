@@ -21,7 +21,7 @@ from app.tabs.explore.look import View
 from app.templating import render
 from app.viewer import STATIC
 from app.visit import Look, Visit, require_look
-from app.visitors import looking_again
+from app.visitors import looking_again, require_visit
 from app.words import capitalized
 from sima_core.errors import InputError
 from sima_core.lens.flow import Flow, Parts, Token
@@ -123,14 +123,22 @@ class _Sent:
 def _card(
     seen: Look, model_key: str | None, layer: float | None, head: float, token: Token | None
 ) -> Markup:
+    """A layer's card: its flow, or why there is none as long as this layer is on show."""
+    require_visit(model_key)
     view = View.of(seen.analysis, layer, head, "")
+    if seen.model_key != model_key:  # a look through the new one follows, unless it was refused
+        return _none(seen, view, "the model was changed: choose the photo again.")
     with looking_again(seen.path, model_key, seen.analysis.resolution) as (lens, pixels):
         try:
             flow = lens.flow(pixels, view.layer)
-        except InputError as why:  # for a card: as long as this layer is shown, it stays so
-            about = json.dumps({"look": seen.key, "layer": view.layer})
-            return render("explore/no_flow", about=about, why=capitalized(str(why)))
+        except InputError as why:
+            return _none(seen, view, f"{why}.")
         return _drawn(seen, flow, view.head, token)
+
+
+def _none(seen: Look, view: View, why: str) -> Markup:
+    about = {"look": seen.key, "layer": view.layer}
+    return render("explore/no_flow", about=json.dumps(about), why=capitalized(why))
 
 
 def _drawn(seen: Look, flow: Flow, head: int | None, token: Token | None) -> Markup:

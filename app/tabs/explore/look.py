@@ -41,7 +41,7 @@ def explore(
     require_visit(model_key)
     path = require_photo(path or (seen.path if seen else None))
     analysis, photo = analyze_within_limits(path, model_key, int(resolution), Photo.of)
-    return Look.of(path, photo, analysis), predictions_html(analysis)
+    return Look.of(path, photo, analysis, model_key), predictions_html(analysis)
 
 
 def draw(
