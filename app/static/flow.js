@@ -7,7 +7,8 @@
 // drawn, where query and key hold what is heard from each token of the keys, and by each of the queries.
 let on = false; // whether Flow is chosen
 let flow = null; // the layer's numbers, or its one answer, or why it has none
-let asked = null; // the look and layer, and the answer, that the server was asked for last
+let asked = null; // what the server was asked for last: a look's layer, or one token of it
+let refused = null; // what it was asked for in vain
 let pointed = { row: null }; // the viewer's token
 let atRest = null; // what is shown while none is pointed at: 'class', or null for the loudest
 let drawn = ''; // what is drawn, so that a move within a token draws nothing
@@ -118,14 +119,15 @@ const STOPS = [
   [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240], [247, 247, 247],
   [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43],
 ];
+const GRADIENT = `linear-gradient(to right,${STOPS.map((rgb) => `rgb(${rgb})`)})`;
 const SHADES = 255; // on either side of zero
 // As an ImageData has them, alpha last: the less a part is, the more of the photo is seen.
 const COLORS = new Uint32Array(2 * SHADES + 1);
 const coloring = new Uint8Array(COLORS.buffer);
 for (let at = 0; at < COLORS.length; at++) {
-  const place = (at / (COLORS.length - 1)) * (STOPS.length - 1);
-  const low = Math.min(STOPS.length - 2, Math.floor(place));
-  const mix = (c) => STOPS[low][c] + (STOPS[low + 1][c] - STOPS[low][c]) * (place - low);
+  const stop = (at / (COLORS.length - 1)) * (STOPS.length - 1);
+  const low = Math.min(STOPS.length - 2, Math.floor(stop));
+  const mix = (c) => STOPS[low][c] + (STOPS[low + 1][c] - STOPS[low][c]) * (stop - low);
   const share = Math.abs(at / SHADES - 1);
   coloring.set([mix(0), mix(1), mix(2), 255 * (0.25 + 0.75 * Math.sqrt(share))], 4 * at);
 }
@@ -135,7 +137,8 @@ function paint(canvas, signed, [rows, cols]) {
   const first = signed.length - rows * cols;
   let most = 0;
   for (let at = first; at < signed.length; at++) most = Math.max(most, Math.abs(signed[at]));
-  if (canvas.width !== cols || canvas.height !== rows) Object.assign(canvas, { width: cols, height: rows });
+  if (canvas.width !== cols) canvas.width = cols;
+  if (canvas.height !== rows) canvas.height = rows;
   const picture = new ImageData(cols, rows);
   const pixels = new Uint32Array(picture.data.buffer);
   const shade = most ? SHADES / most : 0;
@@ -146,7 +149,11 @@ function paint(canvas, signed, [rows, cols]) {
   return most;
 }
 
-const amount = (x) => (x === 0 ? '0' : Math.abs(x) < 0.001 ? Math.abs(x).toExponential(1) : Math.abs(x).toPrecision(3));
+function amount(part) {
+  const size = Math.abs(part);
+  if (size === 0) return '0';
+  return size < 0.001 ? size.toExponential(1) : size.toPrecision(3);
+}
 const place = (at) => (at ? `row ${at.row + 1}, column ${at.col + 1}` : 'the class token');
 
 /** The token that a part is of, by its number: one before the patches is told by its kind. */
@@ -157,22 +164,22 @@ function named(index, side) {
   return index === flow.classRow ? place(null) : 'a token that is no patch';
 }
 
+/** What the token hears, or who hears it, in a sentence. */
 function line(side, token, { signed, negative }) {
   let most = 0;
   for (let at = 1; at < signed.length; at++) {
     if (Math.abs(signed[at]) > Math.abs(signed[most])) most = at;
   }
   const who = place(placeOn(side, token));
-  const whom = named(most, OTHER[side]);
-  const does = signed[most] < 0 ? 'subtracts' : 'adds';
+  const does = `${signed[most] < 0 ? 'subtracts' : 'adds'} ${amount(signed[most])}`;
+  const whom = `${named(most, OTHER[side])} (${does})`;
   const share = negative ? `${Math.round(100 * negative)} %` : 'nothing';
-  const pinned = pointed.pinned && token === pointed ? ' Pinned: Escape lets go.' : '';
-  const tail = side === 'query' && flow.error
-    ? `; its parts${Number(viewer().dataset.head) ? ', over all heads,' : ''} add up to the output within ${flow.error}`
-    : '';
+  const parts = Number(viewer().dataset.head) ? 'its parts, over all heads,' : 'its parts';
+  const sum = flow.error ? `; ${parts} add up to the output within ${flow.error}` : '';
   const said = side === 'query'
-    ? `hears most from ${whom} (${does} ${amount(signed[most])}); ${share} subtracts${tail}.`
-    : `is heard most by ${whom} (${does} ${amount(signed[most])}); ${share} of what it sends subtracts.`;
+    ? `hears most from ${whom}; ${share} subtracts${sum}.`
+    : `is heard most by ${whom}; ${share} of what it sends subtracts.`;
+  const pinned = pointed.pinned && token === pointed ? ' Pinned: Escape lets go.' : '';
   return `${who[0].toUpperCase()}${who.slice(1)} ${said}${pinned}`;
 }
 
@@ -180,23 +187,25 @@ function line(side, token, { signed, negative }) {
 function decorate() {
   for (const side of ['query', 'key']) {
     if (figure(side).querySelector('.sl-flow-part')) continue;
-    const parts = element.querySelector(`[data-part="${side}"]`).cloneNode(true);
+    const added = element.querySelector(`[data-part="${side}"]`).cloneNode(true);
+    added.querySelector('.sl-gradient').style.background = GRADIENT;
     const canvas = document.createElement('canvas');
     canvas.className = 'sl-flow-map sl-flow-part';
     canvas.role = 'img';
-    canvas.ariaLabel = `Map of what the token ${side === 'query' ? 'hears from' : 'sends to'} each; told below`;
+    canvas.ariaLabel = side === 'query' ? 'Whom this token hears' : 'Who hears this token';
     const cell = document.createElement('div');
     cell.className = 'sl-flow-cell sl-flow-part';
     // At the end of what is there: whatever stands before keeps its place when Gradio renders anew.
     figure(side).querySelector('.sl-zoomed').append(canvas, cell);
-    figure(side).append(...parts.children);
+    figure(side).append(...added.children);
   }
 }
 
 function draw() {
   const token = current();
   const { look, layer, head } = viewer().dataset;
-  const what = [look, layer, head, token.row ?? token, token.col, token.rows, pointed.pinned].join();
+  const at = token === 'class' ? [token] : [token.row, token.col, token.rows, token.cols];
+  const what = [look, layer, head, ...at, pointed.pinned].join();
   if (what === drawn && figure('key').querySelector('.sl-flow-part')) return;
   decorate();
   const found = bothParts(token);
@@ -205,20 +214,20 @@ function draw() {
     const [rows, cols] = flow.grids[side];
     const canvas = one.querySelector('.sl-flow-map');
     const most = paint(canvas, found[side].signed, flow.grids[OTHER[side]]);
-    const at = placeOn(side, token);
+    const spot = placeOn(side, token);
     const cell = one.querySelector('.sl-flow-cell');
-    cell.hidden = !at;
-    if (at) {
-      cell.style.cssText =
-        `left:${(100 * at.col) / cols}%;top:${(100 * at.row) / rows}%;width:${100 / cols}%;height:${100 / rows}%`;
+    cell.hidden = !spot;
+    if (spot) {
+      const [left, top] = [(100 * spot.col) / cols, (100 * spot.row) / rows];
+      cell.style.cssText = `left:${left}%;top:${top}%;width:${100 / cols}%;height:${100 / rows}%`;
     }
     one.querySelector('.sl-flow-low').textContent = `−${amount(most)} subtracts`;
     one.querySelector('.sl-flow-high').textContent = `adds +${amount(most)}`;
     one.querySelector('.sl-flow-line').textContent = line(side, token, found[side]);
   }
   drawn = what;
-  const { query, key } = found;
-  maps().dispatchEvent(new CustomEvent('sl-flow', { detail: { token, query: query.signed, key: key.signed } }));
+  const detail = { token, query: found.query.signed, key: found.key.signed };
+  maps().dispatchEvent(new CustomEvent('sl-flow', { detail }));
 }
 
 // --- What is shown, and what is asked for ---
@@ -240,14 +249,18 @@ function wanted() {
   return [row + 1, col + 1];
 }
 
-/** Ask the server, but never twice for the same: what it refuses, it would refuse again. */
+/** Ask the server, but never twice in a row for the same: what it refuses, it would refuse again. */
 function ask(what, event, data) {
   if (asked === what) return;
   asked = what;
   trigger(event, data);
 }
 
-const show = (view) => document.getElementById('explore-result').setAttribute('data-view', view);
+/** What the style sheet shows: norms, flow, no-flow (the card alone) or waiting. */
+function show(view) {
+  const area = document.getElementById('explore-result');
+  if (area.dataset.view !== view) area.dataset.view = view;
+}
 
 /** Whether the numbers are those of the look and layer on show. */
 function fits() {
@@ -256,11 +269,15 @@ function fits() {
 }
 
 function refresh() {
-  if (!on) return show('norms');
   const { look, layer, head } = viewer().dataset;
+  if (!on) {
+    viewer().removeAttribute('data-rest');
+    return show('norms');
+  }
   if (!fits()) {
-    show('waiting');
-    return ask([look, layer].join(), 'submit');
+    const what = [look, layer].join();
+    show(refused === what ? 'norms' : 'waiting');
+    return ask(what, 'submit');
   }
   if (!flow.grids) return show('no-flow');
   if (flow.answer) {
@@ -279,10 +296,13 @@ function refresh() {
 
 document.addEventListener('sl-view', (event) => {
   on = event.detail;
-  if (on) asked = null;
+  asked = refused = null;
   refresh();
 });
-document.addEventListener('sl-refused', () => show(fits() && flow.grids ? 'flow' : 'norms'));
+document.addEventListener('sl-refused', () => {
+  refused = asked;
+  refresh();
+});
 document.addEventListener('sl-drawn', (event) => {
   if (on && maps().contains(event.target)) refresh();
 });

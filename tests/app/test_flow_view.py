@@ -564,3 +564,25 @@ def test_a_layer_without_flow_is_told_once(explore, tmp_path):
     expect(explore.locator(".toast-body")).to_have_count(0)
     explore.get_by_role("button", name="Bundled weights").click()
     wait_for_view(explore, "flow")
+
+
+@pytest.mark.browser
+def test_what_the_server_refuses_is_told_once(explore):
+    asked = requests_of(explore)
+
+    def spoil(route):
+        body = route.request.post_data or ""
+        route.continue_(post_data=body.replace("[null,null,12]", "[null,null,1000]"))
+
+    explore.route("**/queue/join*", spoil)
+    explore.locator("#view label", has_text="Flow").click()
+    expect(explore.locator(".toast-body")).to_contain_text("Layer must be a whole number")
+    wait_for_view(explore, "norms")
+    for col in (3, 8):
+        point_at(explore, 3, col)
+    wait_for_view(explore, "norms")
+    assert of_flow(asked) == 1
+    explore.unroute("**/queue/join*")
+    for name in ("Norms", "Flow"):  # once more, by hand
+        explore.locator("#view label", has_text=name).click()
+    wait_for_view(explore, "flow")
