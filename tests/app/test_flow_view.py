@@ -23,6 +23,7 @@ from sima_core.errors import InputError
 from sima_core.files import ASSETS
 from sima_core.lens.flow import Flow
 from sima_core.lens.lens import Lens
+from sima_core.models.architectures import create_model
 from tests.app.client import Visitor
 from tests.app.driving import look, norms, wait_for_change
 
@@ -81,18 +82,21 @@ def on_keys(token, flow: Flow):
 
 
 @pytest.mark.parametrize(
-    ("source", "layer", "untrained"),
+    ("make", "layer", "untrained"),
     [
-        (None, 12, False),
-        (None, 3, False),
-        (TWIN, 12, False),
-        ("sima_cvt_13", 2, True),
-        ("cvt_13", 13, True),
+        (Lens.load, 12, False),
+        (Lens.load, 3, False),
+        (lambda: Lens.load(TWIN), 12, False),
+        (lambda: Lens.load("sima_tiny_12_p16"), 2, True),
+        # Keys on a coarser grid; in the last stage with a class token.
+        (lambda: Lens(create_model("sima_cvt_13", depth=1)), 2, False),
+        (lambda: Lens(create_model("cvt_13", depth=1)), 3, False),
     ],
+    ids=["SimA", "SimA 3", "softmax", "untrained", "CvT of SimA", "CvT"],
 )
-def test_the_numbers_sent_give_the_librarys_parts(source, layer, untrained):
-    lens = Lens.load(source) if source else Lens.load()
-    key = MODELS.add(lens) if source else None
+def test_the_numbers_sent_give_the_librarys_parts(make, layer, untrained):
+    lens = make()
+    key = MODELS.add(lens)
     seen = look(CHEETAH, key, 224)
     markup = view.of_layer(seen, key, layer)
     MODELS.drop(key)
