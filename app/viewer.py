@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.templating import render
 from sima_core.lens.analysis import Analysis
-from sima_core.lens.heatmaps import Heatmap, colorize, heatmap
+from sima_core.lens.heatmaps import DIVERGING, Heatmap, colorize, heatmap, signed_heatmap
 from sima_core.lens.layers import Side
 
 STATIC = Path(__file__).parent / "static"
@@ -73,6 +73,8 @@ class ShownMap:
     side: str = ""
     #: Markup to lay over the picture.
     on_top: str = ""
+    #: Whether zero has a meaning: what is above it speaks for something, what is below against it.
+    signed: bool = False
 
 
 def viewer_html(
@@ -125,12 +127,13 @@ def linked_html(photo: Photo, columns: Sequence[Markup], **about: object) -> Mar
 
 
 def figure_html(photo: Photo, shown: ShownMap, colormap: str) -> Markup:
-    """One picture with its overlay, colour bar and read-out.
+    """One picture with its overlay, colour bar and read-out; a signed map has colours of its own.
 
     Raises:
         InputError: a map that is not finite.
     """
-    heat = heatmap(shown.values)
+    heat = signed_heatmap(shown.values) if shown.signed else heatmap(shown.values)
+    colormap = DIVERGING if shown.signed else colormap
     rows, cols = shown.values.shape
     return render(
         "figure",

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import gradio as gr
 from PIL import Image
-from torch import Tensor
 
 from app.turns import TURNS
 from sima_core import Analysis, load_image
@@ -131,24 +130,6 @@ def analyze_within_limits(
     del image
     with TURNS.turn():
         return lens.analyze(_NO_PICTURE, resolution, pixels=pixels), rest
-
-
-@contextmanager
-def looking_again(
-    path: str, model_key: str | None, resolution: int
-) -> Iterator[tuple[Lens, Tensor]]:
-    """In a turn: the visitor's model, and the picture at `path` as it takes it, within the limits.
-
-    Raises:
-        ImageError, InputError, ModelGoneError: with a sentence for the visitor.
-        BusyError, OutOfTimeError: as `Turns.turn`.
-    """
-    lens, image = lens_for(model_key), load_image(require_photo(path))
-    require_affordable(lens, image, resolution)
-    pixels = lens.preprocess(image, resolution)
-    del image  # whoever waits for a turn holds no large picture
-    with TURNS.turn():
-        yield lens, pixels
 
 
 def require_photo(path: str | Path | None) -> str:

@@ -270,7 +270,7 @@ function fits() {
 
 function refresh() {
   const { look, layer, head } = viewer().dataset;
-  if (!on) {
+  if (!on || !look) { // or another map is on show, which goes
     viewer().removeAttribute('data-rest');
     return show('norms');
   }

@@ -14,7 +14,7 @@ const number = (x) => (x === 0 ? '0' : Math.abs(x) < 0.001 ? x.toExponential(2) 
 function show(atRow, atCol, grid = { rows: 1, cols: 1 }) {
   Object.assign(state, { row: atRow, col: atCol, rows: grid.rows, cols: grid.cols });
   for (const figure of figures()) {
-    const { rows, cols, min, max, flat } = figure.dataset;
+    const { rows, cols, min, max, flat, signed } = figure.dataset;
     const cell = figure.querySelector('.sl-cell');
     const marker = figure.querySelector('.sl-marker');
     const readout = figure.querySelector('.sl-readout');
@@ -31,9 +31,11 @@ function show(atRow, atCol, grid = { rows: 1, cols: 1 }) {
     cell.style.cssText =
       `left:${(100 * col) / cols}%;top:${(100 * row) / rows}%;width:${100 / cols}%;height:${100 / rows}%`;
     marker.style.left = `${100 * share}%`;
+    const meaning = signed !== 'true'
+      ? `${Math.round(100 * share)} % of the range`
+      : `${value < 0 ? 'against' : 'for'}, ${Math.round(100 * Math.abs(2 * share - 1))} % of the largest`;
     readout.textContent =
-      `Row ${row + 1}, column ${col + 1}: ${number(value)} (${Math.round(100 * share)} % of the range)` +
-      (state.pinned ? ' · pinned' : '');
+      `Row ${row + 1}, column ${col + 1}: ${number(value)} (${meaning})` + (state.pinned ? ' · pinned' : '');
   }
   tell('sl-token', { ...state });
 }

@@ -471,9 +471,9 @@ def test_click_keys_and_escape(explore):
     expect(line).to_contain_text("Row 4, column 7 hears")
     explore.keyboard.press("ArrowUp")
     expect(line).to_contain_text("Row 3, column 7 hears")
-    for view_name in ("Norms", "Flow"):
+    for view_name in ("Maps", "Flow"):
         explore.locator("#view label", has_text=view_name).click()
-        readout = ".sl-readout" if view_name == "Norms" else ".sl-flow-line"
+        readout = ".sl-readout" if view_name == "Maps" else ".sl-flow-line"
         shown = explore.locator(f"#maps {readout}").first
         expect(shown).to_be_visible()
         expect(shown).to_contain_text("Row 3, column 7")
@@ -587,6 +587,26 @@ def test_what_the_server_refuses_is_told_once(explore):
     wait_for_view(explore, "norms")
     assert of_flow(asked) == 1
     explore.unroute("**/queue/join*")
-    for name in ("Norms", "Flow"):  # once more, by hand
+    for name in ("Maps", "Flow"):  # once more, by hand
         explore.locator("#view label", has_text=name).click()
     wait_for_view(explore, "flow")
+
+
+@pytest.mark.browser
+def test_another_map_and_flow_take_each_others_place(explore):
+    expect(explore.locator("#maps figure[data-side=query]")).to_have_count(1)
+    chosen = explore.locator("#map-choice input")
+
+    def choose_sent():
+        chosen.click()
+        explore.get_by_role("option", name="Sent").click()
+
+    choose_sent()
+    expect(explore.locator("#maps .sl-named-map")).to_be_visible(timeout=30_000)
+    turn_on(explore)
+    assert lines(explore)[0].startswith("Row ")
+    expect(chosen).to_have_value(re.compile("^Q̂ and K̂"))
+    choose_sent()
+    expect(explore.locator("#maps .sl-named-map")).to_be_visible(timeout=30_000)
+    expect(explore.get_by_role("radio", name="Maps")).to_be_checked()
+    wait_for_view(explore, "norms")

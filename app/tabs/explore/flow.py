@@ -17,11 +17,14 @@ from markupsafe import Markup
 from torch import Tensor
 
 from app.handlers import COMPUTE, plainly
+from app.tabs.explore.again import look_again
 from app.tabs.explore.look import View
+from app.tabs.explore.named_map import PAPER
 from app.templating import render
+from app.turns import TURNS
 from app.viewer import STATIC
 from app.visit import Look, Visit, require_look
-from app.visitors import looking_again, require_visit
+from app.visitors import require_visit
 from app.words import capitalized
 from sima_core.errors import InputError
 from sima_core.lens.flow import Flow, Parts, Token
@@ -31,11 +34,19 @@ from sima_core.lens.layers import SIDES, Grid
 #: What the page is sent at most: tokens of a grid, and bytes of their numbers as they are sent.
 MAX_TOKENS, MAX_BYTES = 1024, 10**6
 
-#: What the switch above the maps offers.
-NORMS, FLOW = "Norms", "Flow"
-_SET_VIEW = (
-    f"view => {{document.dispatchEvent(new CustomEvent('sl-view', {{detail: view === '{FLOW}'}}))}}"
-)
+#: What the switch above the pictures offers.
+MAPS, FLOW = "Maps", "Flow"
+# Flow is drawn over the paper's two pictures: whoever chooses it leaves another map, and the other
+# way round.
+_SET_VIEW = f"""(view, map) => {{
+  document.dispatchEvent(new CustomEvent('sl-view', {{ detail: view === '{FLOW}' }}));
+  return [view, view === '{FLOW}' ? '{PAPER}' : map];
+}}"""
+_SET_MAP = f"""(view, map) => {{
+  if (map === '{PAPER}') return view;
+  document.dispatchEvent(new CustomEvent('sl-view', {{ detail: false }}));
+  return '{MAPS}';
+}}"""
 _REFUSED = "() => {document.dispatchEvent(new CustomEvent('sl-refused'))}"
 
 _CHOOSE = "choose a token: click on it in one of the two pictures."
@@ -54,8 +65,8 @@ class FlowView:
         script = (STATIC / "flow.js").read_text(encoding="utf-8")
         return cls(
             gr.Radio(
-                [NORMS, FLOW],
-                value=NORMS,
+                [MAPS, FLOW],
+                value=MAPS,
                 label="What the pictures show",
                 show_label=False,
                 container=False,
@@ -64,9 +75,11 @@ class FlowView:
             gr.HTML(js_on_load=script, elem_id="flow"),
         )
 
-    def wire(self, visit: Visit, head: gr.Dropdown) -> None:
+    def wire(self, visit: Visit, head: gr.Dropdown, which_map: gr.Dropdown) -> None:
         """Ask for a layer when the page's script says that its numbers are needed, and not else."""
-        self.switch.input(None, self.switch, js=_SET_VIEW)
+        both = [self.switch, which_map]
+        self.switch.input(None, both, both, js=_SET_VIEW)
+        which_map.input(None, both, self.switch, js=_SET_MAP)
         given = [visit.look, visit.model_key, visit.layer]
         for event, handler, more in (
             (self.card.submit, of_layer, []),
@@ -128,7 +141,8 @@ def _card(
     view = View.of(seen.analysis, layer, head, "")
     if seen.model_key != model_key:  # a look through the new one follows, unless it was refused
         return _none(seen, view, "the model was changed: choose the photo again.")
-    with looking_again(seen.path, model_key, seen.analysis.resolution) as (lens, pixels):
+    lens, pixels = look_again(seen, model_key)
+    with TURNS.turn():
         try:
             flow = lens.flow(pixels, view.layer)
         except InputError as why:

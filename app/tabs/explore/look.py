@@ -30,6 +30,11 @@ class View:
         heads = analysis.layers[number].num_heads
         return cls(number, int(head) if 1 <= head <= heads else None, colormap)
 
+    @property
+    def heads(self) -> str:
+        """The heads in words."""
+        return "all heads" if self.head is None else f"head {self.head}"
+
 
 def explore(
     path: str | None, seen: Look | None, model_key: str | None, resolution: float
