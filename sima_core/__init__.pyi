@@ -3,8 +3,11 @@ from .attention.operation import sima_attention
 from .errors import InputError, SimaLensError
 from .lens.analysis import Analysis, Prediction
 from .lens.class_maps import attention_maps
+from .lens.flow import Flow, FlowTotals, Parts
 from .lens.heatmaps import Heatmap, heatmap, overlay
+from .lens.knockout import KnockOut
 from .lens.lens import Lens, analyze, token_norms
+from .lens.maps import MAPS, Maps, NamedMap
 from .lens.norms import NormRecorder, TokenNorms
 from .lens.pictures import ImageError, load_image, preprocess
 from .models.architectures import Architecture, architectures
@@ -16,15 +19,22 @@ from .weights.sentences import CheckpointError
 __version__: str
 
 __all__ = [
+    "MAPS",
     "Analysis",
     "Architecture",
     "CheckpointError",
     "Conversion",
+    "Flow",
+    "FlowTotals",
     "Heatmap",
     "ImageError",
     "InputError",
+    "KnockOut",
     "Lens",
+    "Maps",
+    "NamedMap",
     "NormRecorder",
+    "Parts",
     "Prediction",
     "Provenance",
     "SimAClassAttention",

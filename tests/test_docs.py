@@ -21,6 +21,7 @@ from sima_core.cli import main
 from sima_core.environment import VARIABLES
 from sima_core.experiments import targets
 from sima_core.experiments.twins import TWINS, twins_table
+from sima_core.lens.maps import MAPS
 from sima_core.scoring.metrics import METRICS
 from sima_core.scoring.summary import METRIC_NAMES, skipped_in_words
 from tests.support import ROOT, attention_layers
@@ -94,6 +95,12 @@ def test_environment_table_is_the_list_of_variables():
     [[heading, *rows]] = tables("docs/environment.md")
     assert heading == ["variable", "default", "meaning"]
     assert rows == [[f"`{v.name}`", v.default or "–", v.meaning] for v in VARIABLES]
+
+
+def test_maps_table_is_the_registry():
+    heading, *rows = tables("docs/flow.md")[-1]
+    assert heading == ["name", "formula", "what it says, and cannot say"]
+    assert rows == [[f"`{m.name}`", m.formula, m.says] for m in MAPS.values()]
 
 
 def test_weights_table_is_the_cards(model):

@@ -1,5 +1,6 @@
 """The speed targets of the attention, each measured side by side and called met or not."""
 
+import dataclasses
 import functools
 import math
 import subprocess
@@ -14,7 +15,7 @@ from sima_core.attention.operation import bare_products, choose_order, sima_atte
 from sima_core.bench.orders import ORDERS
 from sima_core.bench.references import fused_softmax_attention, published_sima
 from sima_core.bench.timing import Candidate, Ratio, Timings, measure
-from sima_core.lens.lens import token_norms
+from sima_core.lens.lens import Lens, token_norms
 from sima_core.models.architectures import create_model
 
 NUM_HEADS, WIDTH = 8, 384
@@ -133,6 +134,18 @@ def _capture() -> Iterator[Target]:
         "capture of one layer, against the plain forward", 1.03, timings.ratio("one layer", "plain")
     )
     yield at_most("capture of all 12 layers", 1.10, timings.ratio("all layers", "plain"))
+    pixels = torch.randn(1, 3, 512, 512)
+    flow = Lens(model).flow(pixels)
+    timings = measure(
+        # A copy each time: a flow keeps what it has computed.
+        {"plain": lambda: model(pixels), "totals": lambda: dataclasses.replace(flow).totals()},
+        10,
+    )
+    yield at_most(
+        "what 1,024 tokens send and receive, against the plain forward",
+        2.0,
+        timings.ratio("totals", "plain"),
+    )
 
 
 def _models() -> Iterator[Target]:

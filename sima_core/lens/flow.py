@@ -188,7 +188,7 @@ class Flow:
             gathered[rows] = norms.sum(dim=1, dtype=torch.float64)
             given[:, rows] = weights @ flow.value
             size += float(weights.abs().sum())
-            negative -= float(weights.clamp(max=0).sum())
+            negative += float(weights.clamp(max=0).abs().sum())
         summed = flow._projected(given)
         error = None
         if flow.output is not None:
@@ -248,8 +248,15 @@ class Flow:
             keys: bool (M,), true for the tokens whose parts are taken away.
         """
         assert self.output is not None
-        value = torch.where(keys[None, :, None], self.value, 0)
-        taken = torch.cat([weights @ value for _, weights in self._blocks()], dim=1)
+        key, value, totals = self.key[:, keys], self.value[:, keys], self.row_totals
+        if totals is None:  # a downdate of K̂ᵀV, of rank one a token
+            taken = self.query @ (key.transpose(1, 2) @ value)
+        else:
+            weights = self.layer.kind.column_weights
+            blocks = [
+                weights(self.query[:, rows], key, totals[:, rows]) @ value for rows in self._rows()
+            ]
+            taken = torch.cat(blocks, dim=1)
         return self.output - self._projected(taken)
 
     @cached_property
@@ -326,7 +333,7 @@ class Flow:
             _numpy(self._norms(weights[:, None], factors)[0]),
             along,
             grid,
-            -float(weights.clamp(max=0).sum()) / size if size else 0.0,
+            float(weights.clamp(max=0).abs().sum()) / size if size else 0.0,
             float(torch.linalg.vector_norm(self._projected(given[:, None]))),
         )
 
