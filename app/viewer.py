@@ -84,12 +84,14 @@ def viewer_html(
     colormap: str,
     on_top: Mapping[Side, Markup] | None = None,
     photo: Photo | None = None,
+    key: str = "",
 ) -> Markup:
     """Both pictures with overlays, colour bars and read-outs.
 
     Args:
         on_top: what to lay over the pictures.
         photo: the analysed one, where it is made for the page already.
+        key: what scripts know the look by.
 
     Raises:
         InputError: a layer or head that does not exist, or a map that is not finite.
@@ -112,12 +114,16 @@ def viewer_html(
         )
         for side, (name, meaning) in _TITLES.items()
     ]
-    return linked_html(photo, figures)
+    return linked_html(photo, figures, look=key, layer=layer, head=head or 0)
 
 
-def linked_html(photo: Photo, columns: Sequence[Markup]) -> Markup:
-    """Columns of figures side by side, which share pointer, zoom and the slider below."""
-    return render("viewer", photo=photo, columns=columns, num_columns=len(columns))
+def linked_html(photo: Photo, columns: Sequence[Markup], **about: object) -> Markup:
+    """Columns of figures side by side, which share pointer, zoom and the slider below.
+
+    Args:
+        about: what scripts can know of them, as data of the viewer.
+    """
+    return render("viewer", photo=photo, columns=columns, num_columns=len(columns), about=about)
 
 
 def figure_html(photo: Photo, shown: ShownMap, colormap: str) -> Markup:

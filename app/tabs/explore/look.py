@@ -46,7 +46,7 @@ def explore(
     require_visit(model_key)
     path = require_photo(path or (seen.path if seen else None))
     analysis, photo = analyze_within_limits(path, model_key, int(resolution), Photo.of)
-    return Look.of(path, photo, analysis), predictions_html(analysis)
+    return Look.of(path, photo, analysis, model_key), predictions_html(analysis)
 
 
 def draw(
@@ -57,7 +57,9 @@ def draw(
     analysis = seen.analysis
     view = View.of(analysis, layer, head, colormap)
     return (
-        viewer_html(analysis, view.layer, view.head, view.colormap, photo=seen.photo),
+        viewer_html(
+            *(analysis, view.layer, view.head, view.colormap), photo=seen.photo, key=seen.key
+        ),
         summary_html(analysis, seen.name, view.layer, view.head),
     )
 

@@ -19,6 +19,7 @@ from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
 from app.tabs.explore.brush import Brush
+from app.tabs.explore.flow import FlowView
 from app.tabs.explore.look import explore, photo_on_show
 from app.tabs.explore.named_map import download, draw, draw_named, map_choice
 from app.tabs.explore.samples import pick_sample, sample_photos
@@ -44,6 +45,8 @@ softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
   the numbers beside the colour bar say how far apart they are.
 - **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
   them.
+- **Flow** shows what attention does with one token, exactly: whom it hears and who hears it, part
+  by part. Red adds, blue subtracts.
 - The maps show what attention weighs, **not why** the model chose a label, and it can be wrong.
 """
 
@@ -56,6 +59,7 @@ class Explore:
     photo: RawImage
     samples: gr.Gallery
     summary: gr.HTML
+    flow: FlowView
     maps: gr.HTML
     brush: Brush
     predictions: gr.HTML
@@ -81,6 +85,7 @@ class Explore:
                 samples = _gallery()
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
+                flow = FlowView.lay_out()
                 maps = viewer(pictures, elem_id="maps")
                 brush = Brush.lay_out(visit, first)
             with gr.Column(elem_id="explore-below"):
@@ -97,6 +102,7 @@ class Explore:
                     photo,
                     samples,
                     summary,
+                    flow,
                     maps,
                     brush,
                     predictions,
@@ -156,7 +162,8 @@ class Explore:
         # What cannot be shown leaves the box to the photo that still is.
         again.failure(photo_on_show, self.visit.look, self.photo, **QUIET)
         gr.on(
-            [self.visit.layer.change, *(one.input for one in (self.head, self.colormap, self.map))],
+            # The map changes where Flow is chosen, too.
+            [self.visit.layer.change, self.map.change, self.head.input, self.colormap.input],
             plainly(draw),
             self._view,
             self._drawn,
@@ -195,6 +202,7 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     tab.wire_photo()
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_download()
+    tab.flow.wire(visit, tab.head, tab.map)
     return tab
 
 
