@@ -29,7 +29,7 @@ from app import (  # noqa: F401  # all, at start
 )
 from app.tabs import compare, evidence, latency  # noqa: F401
 from app.tabs.coco import browsing, curves, examples, picture, tab  # noqa: F401
-from app.tabs.explore import look, samples, trust  # noqa: F401
+from app.tabs.explore import again, brush, flow, look, named_map, samples, trust, why  # noqa: F401
 from app.tabs.explore import tab as explore_tab  # noqa: F401
 
 demo = lifetime.or_say_why(page.build)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from app.templating import render
 from sima_core.lens.analysis import Analysis
-from sima_core.lens.heatmaps import Heatmap, colorize, heatmap
+from sima_core.lens.heatmaps import DIVERGING, Heatmap, colorize, heatmap, signed_heatmap
 from sima_core.lens.layers import Side
 
 STATIC = Path(__file__).parent / "static"
@@ -73,6 +73,8 @@ class ShownMap:
     side: str = ""
     #: Markup to lay over the picture.
     on_top: str = ""
+    #: Whether zero has a meaning: what is above it speaks for something, what is below against it.
+    signed: bool = False
 
 
 def viewer_html(
@@ -82,12 +84,14 @@ def viewer_html(
     colormap: str,
     on_top: Mapping[Side, Markup] | None = None,
     photo: Photo | None = None,
+    key: str = "",
 ) -> Markup:
     """Both pictures with overlays, colour bars and read-outs.
 
     Args:
         on_top: what to lay over the pictures.
         photo: the analysed one, where it is made for the page already.
+        key: what scripts know the look by.
 
     Raises:
         InputError: a layer or head that does not exist, or a map that is not finite.
@@ -110,21 +114,26 @@ def viewer_html(
         )
         for side, (name, meaning) in _TITLES.items()
     ]
-    return linked_html(photo, figures)
+    return linked_html(photo, figures, look=key, layer=layer, head=head or 0)
 
 
-def linked_html(photo: Photo, columns: Sequence[Markup]) -> Markup:
-    """Columns of figures side by side, which share pointer, zoom and the slider below."""
-    return render("viewer", photo=photo, columns=columns, num_columns=len(columns))
+def linked_html(photo: Photo, columns: Sequence[Markup], **about: object) -> Markup:
+    """Columns of figures side by side, which share pointer, zoom and the slider below.
+
+    Args:
+        about: what scripts can know of them, as data of the viewer.
+    """
+    return render("viewer", photo=photo, columns=columns, num_columns=len(columns), about=about)
 
 
 def figure_html(photo: Photo, shown: ShownMap, colormap: str) -> Markup:
-    """One picture with its overlay, colour bar and read-out.
+    """One picture with its overlay, colour bar and read-out; a signed map has colours of its own.
 
     Raises:
         InputError: a map that is not finite.
     """
-    heat = heatmap(shown.values)
+    heat = signed_heatmap(shown.values) if shown.signed else heatmap(shown.values)
+    colormap = DIVERGING if shown.signed else colormap
     rows, cols = shown.values.shape
     return render(
         "figure",

@@ -1,5 +1,6 @@
 """What one visit holds: the only things that the tabs share."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,11 +41,19 @@ class Look:
     analysis: Analysis
     #: What it counts for among all that visits keep; 0 where all of them share it.
     num_bytes: int
+    #: The visitor's model that made it.
+    model_key: str | None = None
 
     @classmethod
-    def of(cls, path: str, photo: Photo, analysis: Analysis) -> Self:
+    def of(cls, path: str, photo: Photo, analysis: Analysis, model_key: str | None = None) -> Self:
         """A look at the photo at `path`, from an analysis without its picture."""
-        return cls(path, photo, analysis, len(photo.uri) + _norms_bytes(analysis))
+        return cls(path, photo, analysis, len(photo.uri) + _norms_bytes(analysis), model_key)
+
+    @property
+    def key(self) -> str:
+        """What the page's scripts know it by: the same for the same photo, size and model."""
+        seen = f"{self.path}\n{self.analysis.resolution}\n{self.model_key}"
+        return hashlib.blake2b(seen.encode("utf-8", "replace"), digest_size=8).hexdigest()
 
     def with_photo(self) -> Analysis:
         """What the model made of the photo, with the photo, at most `KEPT_SIDE` pixels long.

@@ -19,6 +19,7 @@ from sima_core.figures import new_figure, save_png
 from sima_core.lens.heatmaps import COLORMAPS, heatmap, overlay
 from sima_core.lens.layers import SIDES
 from sima_core.lens.lens import Lens
+from sima_core.lens.maps import MAPS, MapName
 from sima_core.models.architectures import ARCHITECTURES
 from sima_core.weights.hub import WEIGHT_SUFFIXES
 from sima_core.weights.loading import load_best, load_model
@@ -32,8 +33,10 @@ TALLEST = 12.0
 MOST_DRAWN = 2**22
 #: The name that stands for the bundled checkpoint.
 BUNDLED = "bundled"
-#: What to show of each: the norms of queries and keys, or where the class token looks.
-MapKind = Literal["norms", "cls", "rollout"]
+#: What to show of each: the norms of queries and keys, where the class token looks, or a named map.
+MapKind = Literal["norms", "cls", "rollout", MapName]
+#: Those that belong to no layer.
+WITHOUT_LAYER: tuple[MapKind, ...] = ("cls", "rollout")
 
 _PLACE = re.compile(r"(?P<layer>-?\d{1,3})(?:\.(?P<head>\d{1,3}))?", re.ASCII)
 
@@ -83,14 +86,16 @@ class Panel:
     trained: bool | None
     #: Where they come from, or that they are untrained.
     weights: str
-    #: By name (``Q̂``, ``K̂``; ``class attention``; ``rollout``): unscaled, (rows, cols).
+    #: By name (``Q̂``, ``K̂``; ``class attention``; a map's title): unscaled, (rows, cols).
     maps: Mapping[str, NDArray[np.float32]]
+    #: Whether the maps are those of the choice's layer; else of the whole model.
+    of_layer: bool = True
 
     @property
     def title(self) -> str:
         """The model, and the layer and head that are shown."""
         head = f", head {self.choice.head}" if self.choice.head else ""
-        layer = f", layer {self.choice.layer}" if self.kind == "norms" else ""
+        layer = f", layer {self.choice.layer}" if self.of_layer else ""
         return f"{self.name}{layer}{head}"
 
 
@@ -118,21 +123,26 @@ def look(
 
     Raises:
         InputError: a picture that is too elongated; a layer, head or kind of map that the model
-            does not have. Only norms have a layer.
+            does not have. Class attention and rollout have no layer.
     """
     if kind not in get_args(MapKind):
         raise InputError(
             f"the map must be one of {', '.join(get_args(MapKind))}; got {plain(kind)!r}"
         )
-    lens = Lens.of(model)
+    lens, of_layer = Lens.of(model), kind not in WITHOUT_LAYER
     try:
-        layer = lens.layer(choice.layer if kind == "norms" else -1).number
+        layer = lens.layer(choice.layer if of_layer else -1).number
+        pixels = lens.preprocess(image, resolution)
         if kind == "norms":
-            seen = lens.analyze(image, resolution, [layer])
+            seen = lens.analyze(image, resolution, [layer], pixels=pixels)
             maps = {seen.symbol(s): seen.token_norms(s, layer, choice.head) for s in SIDES}
-        else:
-            found = lens.attention(lens.preprocess(image, resolution), kind, choice.head)[0]
+        elif kind == "cls" or kind == "rollout":  # as the type checker reads `WITHOUT_LAYER`
+            found = lens.attention(pixels, kind, choice.head)[0]
             maps = {"class attention" if kind == "cls" else "rollout": found.cpu().numpy()}
+        else:
+            named = lens.maps(pixels, layer, [kind])
+            maps = {MAPS[kind].title: named.of(kind, choice.head)}
+            of_layer = named.is_of_layer(kind)
     except SimaLensError as error:
         raise InputError(f"{lens.name}: {error}") from None
     origin = lens.provenance
@@ -144,6 +154,7 @@ def look(
         origin.trained if origin else None,
         lens.weights_in_words,
         maps,
+        of_layer,
     )
 
 
@@ -166,18 +177,29 @@ def compare(
     """
     if not FEWEST <= len(choices) <= MOST:
         raise InputError(f"choose {FEWEST} to {MOST} to compare; got {len(choices)}")
-    if kind != "norms" and len({(c.source, c.head) for c in choices}) < len(choices):
-        raise InputError(
-            "class attention is that of the last layer, and rollout that of all layers together: "
-            "compare models or heads, not layers"
-        )
+    if kind in WITHOUT_LAYER:
+        _require_different(choices)
     sources = dict.fromkeys(choice.source for choice in choices)
     lenses = {source: Lens.of(load(source)) for source in sources}
     panels = [look(lenses[c.source], c, image, resolution, kind) for c in choices]
+    _require_different([panel.choice for panel in panels if not panel.of_layer])
     inputs = [lens.preprocess(image, resolution) for lens in lenses.values()]
     times = time_models([lens.model for lens in lenses.values()], inputs, seconds)
     timed = dict(zip(lenses, times, strict=True))
     return panels, [timed[choice.source] for choice in choices]
+
+
+def _require_different(choices: Sequence[Choice]) -> None:
+    """Refuse layers where the map is of none.
+
+    Raises:
+        InputError: two choices differ in nothing but the layer.
+    """
+    if len({(choice.source, choice.head) for choice in choices}) < len(choices):
+        raise InputError(
+            "this map is the whole model's, the same for every layer: compare models or heads, not "
+            "layers"
+        )
 
 
 def plot(

@@ -1,5 +1,9 @@
 // Behaviour of the linked Q̂ and K̂ pictures. Runs once per viewer; the HTML inside may be replaced
 // at any time, so events are delegated and elements looked up when they are needed.
+//
+// For other scripts it tells `sl-token` {row, col, rows, cols, pinned} whenever a token is pointed at
+// or left (row is null then), and before that `sl-drawn` where the HTML was replaced; on `sl-leave` it
+// lets go of the token. A `data-rest` on .sl-viewer is where keys begin while no token is pointed at.
 // The token pointed at, by its row and column on a grid of rows × cols: CvT's keys have a grid of
 // their own, on which the token at the same place is meant.
 const state = { row: null, col: null, rows: 1, cols: 1, pinned: false };
@@ -10,7 +14,7 @@ const number = (x) => (x === 0 ? '0' : Math.abs(x) < 0.001 ? x.toExponential(2) 
 function show(atRow, atCol, grid = { rows: 1, cols: 1 }) {
   Object.assign(state, { row: atRow, col: atCol, rows: grid.rows, cols: grid.cols });
   for (const figure of figures()) {
-    const { rows, cols, min, max, flat } = figure.dataset;
+    const { rows, cols, min, max, flat, signed } = figure.dataset;
     const cell = figure.querySelector('.sl-cell');
     const marker = figure.querySelector('.sl-marker');
     const readout = figure.querySelector('.sl-readout');
@@ -27,16 +31,31 @@ function show(atRow, atCol, grid = { rows: 1, cols: 1 }) {
     cell.style.cssText =
       `left:${(100 * col) / cols}%;top:${(100 * row) / rows}%;width:${100 / cols}%;height:${100 / rows}%`;
     marker.style.left = `${100 * share}%`;
+    const meaning = signed !== 'true'
+      ? `${Math.round(100 * share)} % of the range`
+      : `${value < 0 ? 'against' : 'for'}, ${Math.round(100 * Math.abs(2 * share - 1))} % of the largest`;
     readout.textContent =
-      `Row ${row + 1}, column ${col + 1}: ${number(value)} (${Math.round(100 * share)} % of the range)` +
-      (state.pinned ? ' · pinned' : '');
+      `Row ${row + 1}, column ${col + 1}: ${number(value)} (${meaning})` + (state.pinned ? ' · pinned' : '');
   }
+  tell('sl-token', { ...state });
 }
+function tell(name, detail = null) {
+  element.dispatchEvent(new CustomEvent(name, { bubbles: true, detail }));
+}
+function leave() {
+  state.pinned = false;
+  show(null, null);
+}
+element.addEventListener('sl-leave', leave);
 
+function gridOf(stage) {
+  const { rows, cols } = stage.closest('.sl-figure').dataset;
+  return { rows: Number(rows), cols: Number(cols) };
+}
 function tokenAt(event) {
   const stage = event.target.closest('.sl-stage');
   if (!stage) return null;
-  const { rows, cols } = stage.closest('.sl-figure').dataset;
+  const { rows, cols } = gridOf(stage);
   const box = stage.querySelector('.sl-zoomed').getBoundingClientRect();
   const at = (offset, length, count) =>
     Math.min(count - 1, Math.max(0, Math.floor((offset / length) * count)));
@@ -66,22 +85,23 @@ element.addEventListener('click', (event) => {
 element.addEventListener('keydown', (event) => {
   const stage = event.target.closest('.sl-stage');
   if (!stage) return;
-  const { rows, cols } = stage.closest('.sl-figure').dataset;
+  const { rows, cols } = gridOf(stage);
   const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
   if (event.key === 'Escape') {
-    state.pinned = false;
-    show(null, null);
-  } else if (step) {
+    leave();
+  } else if (step || event.key === 'Enter') {
     event.preventDefault();
     state.pinned = true;
-    const move = (from, by, had, count) =>
-      from === null
-        ? Math.floor(count / 2)
-        : Math.min(count - 1, Math.max(0, onGrid(from, had, count) + by));
-    show(move(state.row, step[0], state.rows, rows), move(state.col, step[1], state.cols, cols), {
-      rows,
-      cols,
-    });
+    const rest = element.querySelector('.sl-viewer').dataset.rest;
+    const from = state.row === null ? JSON.parse(rest ?? 'null') : state;
+    const move = (at, by, had, count) =>
+      Math.min(count - 1, Math.max(0, onGrid(at, had, count) + by));
+    const [down, right] = from && step ? step : [0, 0]; // the first key only finds the middle
+    show(
+      from ? move(from.row, down, from.rows, rows) : Math.floor(rows / 2),
+      from ? move(from.col, right, from.cols, cols) : Math.floor(cols / 2),
+      { rows, cols },
+    );
   }
 });
 
@@ -167,10 +187,10 @@ element.addEventListener('change', (event) => {
 
 watch('value', () => {
   outline();
+  tell('sl-drawn');
   const { rows, cols } = figures()[0]?.dataset ?? {};
   if (state.row === null || !rows) {
-    state.pinned = false;
-    show(null, null);
+    leave();
   } else {
     // The token at the same place, since another resolution or model has another grid.
     const to = { rows: Number(rows), cols: Number(cols) };

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from markupsafe import Markup
@@ -27,10 +27,12 @@ from app.visitors import (
 )
 from sima_core import load_image
 from sima_core.bench.whole_models import ModelTime
-from sima_core.comparison import FEWEST, MOST, Choice, MapKind, Panel, compare
+from sima_core.comparison import FEWEST, MOST, WITHOUT_LAYER, Choice, MapKind, Panel, compare
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError, SimaLensError
+from sima_core.lens.layers import SIDES
 from sima_core.lens.lens import Lens
+from sima_core.lens.maps import MAPS, MapName
 from sima_core.models.architectures import ARCHITECTURES
 from sima_core.weights.cache import ModelGoneError
 from sima_core.weights.loading import load_best
@@ -47,6 +49,7 @@ _KINDS: dict[str, MapKind] = {
     "Token norms": "norms",
     "Class token": "cls",
     "Rollout": "rollout",
+    **{MAPS[name].title: name for name in get_args(MapName) if name not in SIDES},
 }
 _NOTE = (
     "SimA's maps are norms of Q̂ and K̂; for softmax attention and XCA they are norms of Q and K, "
@@ -206,7 +209,7 @@ def controls_for(what: str, kind: str) -> tuple[dict[str, Any], ...]:
         gr.update(label=_SEVERAL if what == OF_MODELS else "Model (the first counts)"),
         gr.update(visible=what == OF_LAYERS),
         gr.update(visible=what == OF_HEADS),
-        gr.update(visible=what != OF_LAYERS and _KINDS[kind] == "norms"),
+        gr.update(visible=what != OF_LAYERS and _KINDS[kind] not in WITHOUT_LAYER),
     )
 
 

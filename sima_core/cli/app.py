@@ -29,6 +29,8 @@ _COMMANDS = (
     ("heatmap", "pictures:heatmap", "write the Q̂ and K̂ heatmaps of pictures"),
     ("latency", "latency:latency", "time both orders of the product, side by side"),
     ("compare", "pictures:compare", "models, layers or heads on one picture"),
+    ("flow", "flow:flow", "whom one token hears and who hears it, exactly"),
+    ("knockout", "flow:knockout", "labels when some tokens take no part in attention"),
     ("coco", "coco:coco", "fetch pictures and annotations of COCO 2017"),
     ("evaluate", "coco:evaluate", "score heatmaps against COCO's object masks"),
     ("train", "training:train", "train an architecture on labelled pictures"),

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 from cyclopts.validators import mutually_exclusive
@@ -30,7 +30,7 @@ from sima_core.coco.root import AnnotatedSplit, Split
 from sima_core.defaults import LAYER, RESOLUTION
 from sima_core.errors import InputError
 from sima_core.files import write_text, writing
-from sima_core.numbers import LAYERS, Count
+from sima_core.numbers import LAYERS, MOST_NUMBERS, Count
 from sima_core.words import SENTENCE, plain, printable
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def evaluate(
     split: AnnotatedSplit = "val2017",
     model: ModelOptions = BUNDLED,
     layers: str = str(LAYER),
+    maps: str = "query,key",
     resolution: Resolution = RESOLUTION,
     limit: Annotated[Count | None, Parameter(metavar="N")] = None,
     faithfulness: bool = False,
@@ -132,6 +133,7 @@ def evaluate(
 
     Args:
         layers: such as 12, 1,6,12 or all
+        maps: such as query,key,sent, or all that the model has
         limit: only the first N pictures
         faithfulness: insertion and deletion too
         sanity: when not to believe the maps: random layers, mirror, centre, outliers
@@ -149,7 +151,16 @@ def evaluate(
     numbers = _layer_numbers(layers, lens)
     lens.input_size(1, 1, resolution)  # raises what would be raised for every picture
     pictures = CocoSplit(root, split)
-    scored = score(pictures, lens, numbers, resolution, limit, faithfulness, sane=sanity)
+    scored = score(
+        pictures,
+        lens,
+        numbers,
+        resolution,
+        limit,
+        faithfulness,
+        sane=sanity,
+        maps=_map_names(maps),
+    )
     total = min(len(pictures.ids), limit or len(pictures.ids))
     found = Summary.of(naming_problems(scored, total), numbers)
 
@@ -183,6 +194,13 @@ def _layer_numbers(text: str, lens: "Lens") -> list[int]:
     except InputError:
         raise InputError(f"--layers takes 12, 1,6,12 or all; got {plain(text)!r}") from None
     return list(dict.fromkeys(lens.layer_numbers(numbers)))
+
+
+def _map_names(text: str) -> list[str] | Literal["all"]:
+    """The names in a text such as ``query,sent``; whether there are such maps is said later."""
+    if text.strip() == "all":
+        return "all"
+    return list(dict.fromkeys(name.strip() for name in text.split(",", MOST_NUMBERS)))
 
 
 def naming_problems(

@@ -6,10 +6,11 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, get_args
 
 from cyclopts import Parameter, Token
 
@@ -50,10 +51,31 @@ Folder = Annotated[Path, Parameter(metavar="DIR", help="made if absent")]
 PngFile = Annotated[Path, Parameter(metavar="FILE.png")]
 JsonFile = Annotated[Path, Parameter(metavar="FILE")]
 
-#: As `bench.sweeps` has them (DTYPES, SWEEP_SIZES) and `comparison`, with which torch comes.
+#: As `bench.sweeps` has them (DTYPES, SWEEP_SIZES), `lens.maps` and `comparison`, with which torch
+#: comes.
 Dtype = Literal["bfloat16", "float32", "float64"]
 SweepOver = Literal["dim", "tokens"]
-MapKind = Literal["norms", "cls", "rollout"]
+MapName = Literal[
+    "query", "key", "query_key", "value_weighted", "sent", "received", "class_contribution"
+]
+MapKind = Literal["norms", "cls", "rollout", MapName]
+
+
+def one_of(choices: Any) -> Parameter:
+    """What makes an option take one of many choices; says them all, and no more of what was typed.
+
+    Args:
+        choices: a `Literal`.
+    """
+    names = get_args(choices)
+
+    def convert(_: Any, tokens: Sequence[Token]) -> str:
+        typed = tokens[-1].value
+        if typed not in names:
+            raise InputError(f"{plain(typed, 12)!r} is none of {', '.join(names)}")
+        return typed
+
+    return Parameter(converter=convert)
 
 
 @Parameter(name="*")
@@ -141,6 +163,26 @@ def computes(command: Callable[P, R]) -> Callable[P, R]:
         return command(*args, **kwargs)
 
     return prepared
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that results go to, where it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {plain(folder)}: {reason(error)}") from None
+    except ValueError:  # a zero byte, or half a character
+        raise InputError(f"cannot make the folder {plain(folder)}: no name looks so") from None
+
+
+def note_untrained(lens: "Lens", model: ModelOptions) -> None:
+    """Say beside the results that they are those of untrained weights, where they are."""
+    if not (lens.provenance and lens.provenance.trained):
+        print(f"note: {plain(model.checkpoint)} has untrained weights", file=sys.stderr)
 
 
 def require_png(option: str, file: Path) -> None:

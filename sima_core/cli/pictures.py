@@ -17,15 +17,19 @@ from sima_core.cli.options import (
     Folder,
     Layer,
     MapKind,
+    MapName,
     ModelOptions,
     PngFile,
     Resolution,
     computes,
+    make_folder,
+    note_untrained,
+    one_of,
     require_png,
 )
 from sima_core.defaults import LAYER, RESOLUTION
-from sima_core.errors import InputError, SimaLensError
-from sima_core.files import reason, writing
+from sima_core.errors import SimaLensError
+from sima_core.files import writing
 from sima_core.numbers import LAYERS, Seconds, option
 from sima_core.words import SENTENCE, plain
 
@@ -39,33 +43,38 @@ def heatmap(
     model: ModelOptions = BUNDLED,
     layer: Layer = LAYER,
     resolution: Resolution = RESOLUTION,
+    map: Annotated[MapName | None, one_of(MapName)] = None,
 ) -> int:
-    """Maps, overlays and a description for each picture."""
+    """Maps, overlays and a description for each picture.
+
+    Args:
+        map: another one than the norms of Q̂ and K̂
+    """
     from tqdm import tqdm
 
-    from sima_core.lens.export import write
+    from sima_core.lens.export import ends_of, write
+    from sima_core.lens.maps import require_map
     from sima_core.lens.pictures import load_image, warm
 
     warm()  # while the model is read
     lens = model.load()
     number = lens.layer(layer).number
     lens.input_size(1, 1, resolution)  # raises for all pictures what would be raised for each
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {plain(out)}: {reason(error)}") from None
-    except ValueError:  # a zero byte, or half a character
-        raise InputError(f"cannot make the folder {plain(out)}: no name looks so") from None
-    if not (lens.provenance and lens.provenance.trained):
-        print(f"note: {plain(model.checkpoint)} has untrained weights", file=sys.stderr)
+    if map is not None:
+        require_map(map, lens.layer(number), lens.map_names(number))
+    make_folder(out)
+    note_untrained(lens, model)
 
     failed = 0
-    jobs = zip(images, unique_stems(images, out), strict=True)
+    jobs = zip(images, unique_stems(images, out, ends_of(map)), strict=True)
     for path, stem in tqdm(jobs, total=len(images), unit="image", disable=len(images) < 2):
         try:
-            analysis = lens.analyze(load_image(path), resolution, [number])
+            image = load_image(path)
+            pixels = lens.preprocess(image, resolution)
+            analysis = lens.analyze(image, resolution, [number], pixels=pixels)
+            named = (map, lens.maps(pixels, number, [map]).of(map)) if map else None
             with writing("its results"):
-                write(analysis, out, stem, path.name, number)
+                write(analysis, out, stem, path.name, number, named=named)
         except SimaLensError as error:
             failed += 1
             tqdm.write(f"{plain(path)}: {plain(error, SENTENCE)}", file=sys.stderr)
@@ -75,21 +84,27 @@ def heatmap(
     return SOME_FAILED if failed else OK
 
 
-def unique_stems(images: Sequence[Path], out: Path) -> Iterator[str]:
+def unique_stems(
+    images: Sequence[Path], out: Path, ends: Sequence[str] | None = None
+) -> Iterator[str]:
     """A stem for each image's output files, such that none meets another's or an input.
+
+    Args:
+        ends: of the files' names behind the stem; None for those of the paper's two maps.
 
     The first ``cat`` stays ``cat``, the next is ``cat-2``; what is too long is cut.
     """
-    from sima_core.lens.export import fitting, output_names
+    from sima_core.lens.export import ENDS, fitting, output_names
 
+    ends = ENDS if ends is None else ends
     taken = set(map(_place, images))
     tried: Counter[str] = Counter()  # so that thousands of one name do not each begin at 1
     for image in images:
         name = image.stem.casefold()
         while True:
             tried[name] += 1
-            stem = fitting(image.stem, f"-{tried[name]}" if tried[name] > 1 else "")
-            paths = {_place(out / name) for name in output_names(stem)}
+            stem = fitting(image.stem, f"-{tried[name]}" if tried[name] > 1 else "", ends)
+            paths = {_place(out / name) for name in output_names(stem, ends)}
             if paths.isdisjoint(taken):
                 break
         taken |= paths
@@ -120,7 +135,7 @@ def compare(
     out: PngFile,
     layer: Annotated[int, option(LAYERS), Parameter(help="where a model names none")] = LAYER,
     resolution: Resolution = RESOLUTION,
-    map: MapKind = "norms",
+    map: Annotated[MapKind, one_of(MapKind)] = "norms",
     seconds: Seconds = 3.0,
 ) -> int:
     """A figure, and a line on each.

@@ -169,6 +169,16 @@ class Flow:
         factors = flow._factors[one]
         return flow._parts(weights, value, factors, given, direction, self.query_grid)
 
+    def key_under(self, token: Token) -> Token:
+        """The key that a token of the queries' grid lies under, which is itself but in CvT."""
+        if token == "class":
+            return token
+        row, col = (
+            (place - 1) * keys // max(queries, 1) + 1
+            for place, queries, keys in zip(token, self.query_grid, self.key_grid, strict=True)
+        )
+        return row, col
+
     def totals(self, head: int | None = None) -> FlowTotals:
         """All pairs of tokens, by blocks of rows.
 

@@ -1,4 +1,4 @@
-"""Scale token norms to heatmaps and lay them over pictures."""
+"""Scale maps of tokens to heatmaps and lay them over pictures."""
 
 import functools
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from sima_core.words import plain
 
 #: Colour maps on offer: perceptually uniform ones, the default first, then two of common taste.
 COLORMAPS = ("inferno", "viridis", "magma", "plasma", "cividis", "turbo", "gray")
+#: The colour map of signed values: red above zero, blue below, white at zero.
+DIVERGING = "RdBu_r"
 #: Said where a model's results cannot be shown.
 NOT_FINITE = (
     "the model gave values that are not numbers (NaN or infinite): its weights are probably damaged"
@@ -27,12 +29,14 @@ _BAND_ROWS = 64
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Token norms scaled to [0, 1]: `values` is float32 (rows, cols)."""
+    """A map of tokens scaled to [0, 1]: `values` is float32 (rows, cols)."""
 
     values: NDArray[np.float32]
+    #: What 0 and 1 stand for.
     minimum: float
     maximum: float
-    #: True if all norms are equal (max − min ≤ 1e-6 · max); `values` are then all one.
+    #: True if all norms are equal (max − min ≤ 1e-6 · max), and `values` then all one; of a signed
+    #: map, if all are zero.
     flat: bool
 
     def resize(self, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -52,27 +56,55 @@ def heatmap(norms: ArrayLike) -> Heatmap:
 
     Source: arXiv 2206.08898, figure 2.
     """
-    try:
-        values = np.asarray(norms, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise InputError("a heatmap needs numbers, rows × columns of them") from None
-    if values.ndim != 2 or not values.size:
-        raise InputError(f"a heatmap needs a map of rows × columns; got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise InputError(NOT_FINITE)
+    values = _values(norms)
     low, high = float(values.min()), float(values.max())
     flat = high - low <= FLAT_RANGE * abs(high)
     scaled = np.ones_like(values) if flat else (values - low) / np.float32(high - low)
     return Heatmap(scaled, low, high, flat)
 
 
+def signed_heatmap(values: ArrayLike) -> Heatmap:
+    """Scale one map of signed values, (rows, cols), to [0, 1] with zero at a half.
+
+    Both ends are equally far from zero, so that `DIVERGING` gives like values like strengths.
+
+    Raises:
+        InputError: as `heatmap`.
+    """
+    signed = _values(values)
+    most = float(np.abs(signed).max())
+    shares = signed / np.float32(most) if most else np.zeros_like(signed)
+    scaled = np.asarray((shares + 1) / 2, dtype=np.float32)
+    return Heatmap(scaled, -most or 0.0, most, most == 0)
+
+
+def _values(values: ArrayLike) -> NDArray[np.float32]:
+    """A map of finite numbers.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        found = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError("a heatmap needs numbers, rows × columns of them") from None
+    if found.ndim != 2 or not found.size:
+        raise InputError(f"a heatmap needs a map of rows × columns; got shape {found.shape}")
+    if not np.isfinite(found).all():
+        raise InputError(NOT_FINITE)
+    return found
+
+
 def colorize(values: NDArray[np.float32], colormap: str = COLORMAPS[0]) -> NDArray[np.uint8]:
     """Values in [0, 1], (height, width), as RGB (height, width, 3).
+
+    Args:
+        colormap: one of `COLORMAPS`, or `DIVERGING`.
 
     Raises:
         InputError: unknown colour map.
     """
-    if colormap not in COLORMAPS:
+    if colormap not in (*COLORMAPS, DIVERGING):
         raise InputError(f"colormap must be one of {', '.join(COLORMAPS)}; got {plain(colormap)!r}")
     return np.asarray(_table(colormap)[np.rint(values * 255).astype(np.uint8)])
 

@@ -26,7 +26,7 @@ from sima_core.lens.layers import (
     patch_size,
     require_pixels,
 )
-from sima_core.lens.maps import Maps, maps, require_map
+from sima_core.lens.maps import Maps, Names, map_names, maps
 from sima_core.lens.norms import NormRecorder, TokenNorms
 from sima_core.lens.pictures import InputConfig, input_size, preprocess
 from sima_core.models.architectures import num_parameters
@@ -269,26 +269,39 @@ class Lens:
             layers += find_layers(self.model, over_patches=False, required=False)
         return knock_out(self.model, pixels, tokens, layers)
 
-    def maps(self, pixels: Tensor, layer: int = LAYER, names: Sequence[str] | None = None) -> Maps:
-        """Every map of `maps.MAPS` that the model has in one layer, from one forward pass.
+    @overload
+    def maps(self, pixels: Tensor, layer: int = LAYER, names: Names = None) -> Maps: ...
+    @overload
+    def maps(
+        self, pixels: Tensor, layer: Sequence[int] | Literal["all"], names: Names = None
+    ) -> dict[int, Maps]: ...
+    def maps(
+        self, pixels: Tensor, layer: Layers = LAYER, names: Names = None
+    ) -> Maps | dict[int, Maps]:
+        """Every map of `maps.MAPS` that the model has in some layers, from one forward pass.
 
         Args:
             pixels: one picture, (1, 3, height, width), normalised; `preprocess` makes it.
+            layer: as in `norms`.
             names: only what these maps need; None for all that there are.
+
+        Returns:
+            One `Maps` for an int; otherwise a dict from layer number (1 and up) to one.
 
         Raises:
             InputError: as `norms`, or an unknown name.
         """
-        for name in names or ():
-            require_map(name)
-        chosen = self.layer(layer)
-        try:
-            of_class: Layer | None = class_layer(self.model, None)
-        except InputError:
-            of_class = None
-        if of_class and of_class.kind.over_patches:  # the class token is among this layer's tokens
-            of_class = chosen if chosen.class_row is not None else None
-        return maps(self.model, pixels, chosen, of_class, names)
+        layers = [self.layers[number - 1] for number in self.layer_numbers(layer)]
+        found = maps(self.model, pixels, layers, names)
+        return found if isinstance(layer, Sequence) else next(iter(found.values()))
+
+    def map_names(self, layer: int = LAYER) -> tuple[str, ...]:
+        """The names of the maps that the model has in a layer; it is not run.
+
+        Raises:
+            InputError: a layer that does not exist.
+        """
+        return map_names(self.model, self.layer(layer))
 
     def analyze(
         self,
@@ -317,7 +330,7 @@ class Lens:
         if not probabilities.isfinite().all():
             raise InputError(NOT_FINITE)
         norms = recorder.norms(per_head=True)
-        labels, label_set = self._class_names(len(probabilities))
+        labels, label_set = self.class_names(len(probabilities))
         best = probabilities.topk(min(num_predictions, len(probabilities)))
         predictions = tuple(
             Prediction(index, labels[index], probability)
@@ -328,7 +341,7 @@ class Lens:
             image, resolution, norms, predictions, seen, self.name, label_set, self.provenance
         )
 
-    def _class_names(self, num_classes: int) -> tuple[tuple[str, ...], str]:
+    def class_names(self, num_classes: int) -> tuple[tuple[str, ...], str]:
         """A name for each class, and the label set in words."""
         if self.provenance:
             return self.provenance.labels, self.provenance.label_set

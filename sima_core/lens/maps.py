@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sima_core.errors import InputError
+from sima_core.lens.class_flow import class_layer
 from sima_core.lens.flow import Flow, FlowTotals
 from sima_core.lens.flowing import flowing, require_picture
 from sima_core.lens.layers import Layer, looking, on_grid, require_head
@@ -25,6 +26,12 @@ from sima_core.words import plain
 
 #: What a map is made of: norms of Q and K, the layer's flow, or the flow to the class token.
 Needs = Literal["norms", "flow", "class"]
+#: What `MAPS` holds, for types.
+MapName = Literal[
+    "query", "key", "query_key", "value_weighted", "sent", "received", "class_contribution"
+]
+#: Names of maps; None stands for all that there are.
+Names = Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,17 @@ class Maps:
             InputError: an unknown name, a head that does not exist, or a map that this model does
                 not have; says which it has.
         """
-        require_map(name)
-        if name not in tuple(self):
-            raise InputError(
-                f"layer {self.layer.number} ({self.layer.attention}) has no map {name}: "
-                f"choose one of {', '.join(self)}"
-            )
+        require_map(name, self.layer, tuple(self))
         require_head(head, self.norms.query.shape[1])
         return MAPS[name].of(self, head)
+
+    def is_of_layer(self, name: str) -> bool:
+        """Whether a map is of this layer; what class attention gives is of another one."""
+        return (
+            MAPS[name].needs != "class"
+            or self.class_flow is None
+            or (self.class_flow.layer == self.layer)
+        )
 
     @cached_property
     def totals(self) -> FlowTotals:
@@ -87,53 +97,86 @@ class Maps:
         return self.totals if head is None and "totals" in self.__dict__ else self.flow.totals(head)
 
 
-def require_map(name: object) -> None:
-    """Refuse a name that no map has.
+def require_map(name: object, layer: Layer | None = None, there: Sequence[str] = ()) -> None:
+    """Refuse a name that no map has, or none of those that are there in a layer.
 
     Raises:
-        InputError: the name is unknown; lists those there are.
+        InputError: the name is unknown, or not there; lists those there are.
     """
     if not isinstance(name, str) or name not in MAPS:
         raise InputError(f"a map is one of {', '.join(MAPS)}; got {plain(repr(name))}")
+    if layer is not None and name not in there:
+        raise InputError(
+            f"layer {layer.number} ({layer.attention}) has no map {name}: "
+            f"choose one of {', '.join(there)}"
+        )
+
+
+def map_names(model: nn.Module, layer: Layer) -> tuple[str, ...]:
+    """The names of the maps that a model has in one of its layers; the model is not run."""
+    there = {"norms", *_flows(model, layer, _listener(model))}
+    return tuple(name for name, one in MAPS.items() if one.needs in there)
 
 
 def maps(
-    model: nn.Module,
-    pixels: Tensor,
-    layer: Layer,
-    of_class: Layer | None,
-    names: Sequence[str] | None = None,
-) -> Maps:
-    """What the maps of `layer` are made of; see `Lens.maps`.
+    model: nn.Module, pixels: Tensor, layers: Sequence[Layer], names: Names = None
+) -> dict[int, Maps]:
+    """What the maps of some layers are made of, by layer number; see `Lens.maps`.
 
     Args:
-        of_class: the layer that shows what the class token receives; None where there is none.
         names: only what these maps need; None for all.
 
     Raises:
         InputError: as `Lens.maps`.
     """
+    for name in names or ():
+        require_map(name)
     require_picture(model, pixels)
     wanted = {MAPS[name].needs for name in (MAPS if names is None else names)}
-    asked = {"flow": layer, "class": of_class}
-    layers = {
-        need: one
-        for need, one in asked.items()
-        if need in wanted and one and one.kind.sums_over_tokens(one.module(model))
+    listener = _listener(model)
+    asked = {
+        layer: {n: of for n, of in _flows(model, layer, listener).items() if n in wanted}
+        for layer in layers
     }
     found: dict[Layer, Flow] = {}
 
     def take(flow: Flow) -> None:
         found[flow.layer] = flow
 
+    flowed = {of for needed in asked.values() for of in needed.values()}
     with ExitStack() as listening:
-        recorder = listening.enter_context(NormRecorder(model, [layer.number]))
-        listening.enter_context(flowing(model, list(set(layers.values())), pixels, take))
+        recorder = NormRecorder(model, [layer.number for layer in layers])
+        listening.enter_context(recorder)
+        listening.enter_context(flowing(model, list(flowed), pixels, take))
         listening.enter_context(looking(model))
         model(pixels)
-    norms = recorder.norms(per_head=True)[layer.number]
-    of_flow, of_class_flow = (found[layers[n]] if n in layers else None for n in ("flow", "class"))
-    return Maps(layer, norms, of_flow, of_class_flow)
+    norms = recorder.norms(per_head=True)
+    return {
+        layer.number: Maps(
+            layer,
+            norms[layer.number],
+            *(found[needed[n]] if n in needed else None for n in ("flow", "class")),
+        )
+        for layer, needed in asked.items()
+    }
+
+
+def _listener(model: nn.Module) -> Layer | None:
+    """The layer where the class token first listens; None where it never does."""
+    try:
+        return class_layer(model, None)
+    except InputError:
+        return None
+
+
+def _flows(model: nn.Module, layer: Layer, listener: Layer | None) -> dict[Needs, Layer]:
+    """Which flows the maps of `layer` can be made of, and the layer of each."""
+    if listener and listener.kind.over_patches:  # there, the class token is among the tokens
+        listener = layer if layer.class_row is not None else None
+    flows: dict[Needs, Layer | None] = {"flow": layer, "class": listener}
+    return {
+        need: of for need, of in flows.items() if of and of.kind.sums_over_tokens(of.module(model))
+    }
 
 
 def _norm(maps: Maps, side: Literal["query", "key"], head: int | None) -> NDArray[np.float32]:

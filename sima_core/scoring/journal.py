@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def _parse(line: bytes) -> PictureResult | None:
 def journal_file(
     split: CocoSplit,
     lens: Lens,
-    layers: Sequence[int],
+    named: Mapping[int, Sequence[str]],
     resolution: int,
     faithful: bool,
     sane: bool = False,
@@ -101,7 +101,7 @@ def journal_file(
     about = [
         _FORMAT, lens.name, [layer.attention for layer in lens.layers], _weights(lens),
         str(split.root.resolve()), split.split, listed.st_size, listed.st_mtime_ns,
-        list(layers), resolution, faithful, sane, versions(),
+        list(named.items()), resolution, faithful, sane, versions(),
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     return cache_folder() / "evaluations" / f"{name}.jsonl"

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from sima_core import defaults
-from sima_core.lens.layers import Side
+from sima_core.lens.maps import MAPS
 from sima_core.scoring.metrics import Scores
 
 #: Maps of no model, to compare with.
@@ -20,17 +20,17 @@ _UNTRAINED = "untrained_"
 
 @dataclass(frozen=True)
 class ModelMap:
-    """A model's heatmap: the norms of one side in one layer, from 1."""
+    """A model's heatmap: a map of `MAPS` in one layer, from 1."""
 
-    side: Side
+    name: str
     layer: int
     #: Whether the weights are the model's own; else random ones.
     trained: bool = True
 
     @property
     def kind(self) -> str:
-        """The map's name in every layer: ``query``, ``untrained_query``, …"""
-        return self.side if self.trained else _UNTRAINED + self.side
+        """The map's name, and whether it is trained: ``query``, ``untrained_query``, …"""
+        return self.name if self.trained else _UNTRAINED + self.name
 
     def __str__(self) -> str:
         return f"{self.kind}/{self.layer}"
@@ -49,10 +49,10 @@ def parse_map(text: str) -> MapKey:
     if text in BASELINES:
         return text
     kind, layer = text.split("/")
-    side = kind.removeprefix(_UNTRAINED)
-    if side not in get_args(Side):
+    name = kind.removeprefix(_UNTRAINED)
+    if name not in MAPS:
         raise ValueError(text)
-    return ModelMap(cast(Side, side), int(layer), side == kind)
+    return ModelMap(name, int(layer), name == kind)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sima_core.errors import InputError
 from sima_core.figures import new_figure, save_png
-from sima_core.lens.layers import SIDES
+from sima_core.lens.maps import MAPS
 from sima_core.scoring.metrics import METRICS, Estimate
 from sima_core.scoring.results import (
     BASELINES,
@@ -66,8 +66,10 @@ class Summary:
     skipped: Mapping[str, int]
     #: By map and metric.
     estimates: Mapping[MapKey, Estimates]
-    #: Mean of query − centre and key − centre over the same pictures, by side and metric.
+    #: Mean of map − centre over the same pictures, by map of the main layer and metric.
     against_centre: Mapping[str, Estimates]
+    #: Mean of map − query, of all maps but that one, as before.
+    against_query: Mapping[str, Estimates]
     #: By order and curve; see `PictureResult.faithfulness`.
     faithfulness: Mapping[str, Estimates]
     #: Time that scoring adds to both forward passes, as a share of theirs.
@@ -91,13 +93,12 @@ class Summary:
             raise InputError(f"no picture could be scored: {words}")
         layer = main_layer(layers)
         scores, areas = figures.columns()
-        differences: _Columns[str] = {
-            (side, m): scores[ModelMap(side, layer), m] - scores["centre", m]
-            for side in SIDES
-            for m in METRICS
-        }
+        from_centre = _differences(scores, layer, "centre")
+        from_query = _differences(scores, layer, ModelMap("query", layer))
         # All at once: of the same resamples.
-        columns = [*scores.values(), *differences.values(), *areas.values()]
+        columns = [
+            column for part in (scores, from_centre, from_query, areas) for column in part.values()
+        ]
         found = iter(Estimate.of_columns(np.column_stack(columns)))
         return cls(
             layer,
@@ -105,7 +106,8 @@ class Summary:
             len(figures.rows),
             {reason: figures.counted[reason] for reason in SKIPPED},
             _rows(scores, found),
-            _rows(differences, found),
+            _rows(from_centre, found),
+            _rows(from_query, found),
             _rows(areas, found),
             figures.scoring_seconds / figures.forward_seconds,
             checked.distributions(),
@@ -117,8 +119,11 @@ class Summary:
         return {**ours, **{name: self.estimates[name] for name in BASELINES}, **random_weights}
 
     def _of_layer(self, layer: int, trained: bool) -> dict[str, Estimates]:
-        maps = [ModelMap(side, layer, trained) for side in SIDES]
-        return {of.kind: self.estimates[of] for of in maps}
+        return {
+            of.kind: estimates
+            for of, estimates in self.estimates.items()
+            if isinstance(of, ModelMap) and (of.layer, of.trained) == (layer, trained)
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; see docs/evidence.md."""
@@ -130,6 +135,7 @@ class Summary:
             "maps": _plain_rows(self.main_maps()),
             "layers": {str(layer): _plain_rows(maps) for layer, maps in layers.items()},
             "against_centre": _plain_rows(self.against_centre),
+            "against_query": _plain_rows(self.against_query),
         }
         if self.faithfulness:
             found["faithfulness"] = _plain_rows(self.faithfulness)
@@ -192,6 +198,16 @@ class _Figures:
         return scores, {name: next(columns) for name in self._curves}
 
 
+def _differences(scores: _Columns[MapKey], layer: int, other: MapKey) -> _Columns[str]:
+    """What each of the layer's maps scores more than another map, picture by picture."""
+    return {
+        (of.kind, metric): column - scores[other, metric]
+        for (of, metric), column in scores.items()
+        if isinstance(of, ModelMap) and of.trained and of.layer == layer and of != other
+        if (other, metric) in scores
+    }
+
+
 def skipped_in_words(skipped: Mapping[str | None, int] | Mapping[str, int]) -> str:
     """Such as ``2 with objects under 1 % of the picture, 1 unannotated``, or ``none``."""
     parts = [f"{n} {word}" for k, word in _IN_WORDS.items() if (n := dict(skipped).get(k, 0))]
@@ -248,15 +264,23 @@ def plot(summary: Summary, title: str, file: Path) -> None:
 
 
 def _plot_metric(axes: Any, summary: Summary, metric: str) -> None:
-    """One metric by layer: both sides, trained and not, and the centre as a level."""
+    """One metric by layer: all maps, trained and not, and the centre as a level."""
     centre = summary.estimates["centre"][metric].mean
     axes.axhline(centre, color="0.4", linestyle="--", label="centre")
-    for color, side in zip(("tab:purple", "tab:orange"), SIDES, strict=True):
+    for number, name in enumerate(MAPS):
         for trained, style in ((True, "o-"), (False, "x:")):
-            of_layers = [ModelMap(side, layer, trained) for layer in summary.layers]
-            found = [summary.estimates[of][metric] for of in of_layers]
-            means = [e.mean for e in found]
-            errors = [[e.mean - e.low for e in found], [e.high - e.mean for e in found]]
-            label = side if trained else f"untrained {side}"
-            look = {"fmt": style, "color": color, "label": label, "capsize": 2}
-            axes.errorbar(summary.layers, means, errors, **look)
+            scored = {
+                layer: summary.estimates[of][metric]
+                for layer in summary.layers
+                if (of := ModelMap(name, layer, trained)) in summary.estimates
+            }
+            if not scored:
+                continue
+            means = [e.mean for e in scored.values()]
+            errors = [
+                [e.mean - e.low for e in scored.values()],
+                [e.high - e.mean for e in scored.values()],
+            ]
+            label = name if trained else f"untrained {name}"
+            look = {"fmt": style, "color": f"C{number}", "label": label, "capsize": 2}
+            axes.errorbar(list(scored), means, errors, **look)

@@ -13,6 +13,7 @@ from sima_core import comparison
 from sima_core.bench.sweeps import DTYPES, SWEEP_SIZES
 from sima_core.cli import options
 from sima_core.cli.app import app, main
+from sima_core.lens import maps
 from tests.cli.support import run
 from tests.support import ROOT
 
@@ -83,4 +84,5 @@ def test_a_reader_that_has_seen_enough_of_a_help_is_no_error():
 def test_the_choices_that_options_name_are_those_of_the_rooms():
     assert get_args(options.Dtype) == tuple(sorted(DTYPES))
     assert get_args(options.SweepOver) == tuple(sorted(SWEEP_SIZES))
+    assert get_args(options.MapName) == get_args(maps.MapName) == tuple(maps.MAPS)
     assert get_args(options.MapKind) == get_args(comparison.MapKind)

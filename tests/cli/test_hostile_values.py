@@ -26,6 +26,8 @@ NEEDED = {
     "heatmap": ["x.png", "--out", "o"],
     "latency": ["x.png"],
     "compare": ["x.png", "--models", "a,b", "--out", "c.png"],
+    "flow": ["x.png", "--token", "1,1", "--out", "o"],
+    "knockout": ["x.png", "--tokens", "1,1"],
     "coco download": [],
     "evaluate": [],
     "train": ["d", "--model", "sima_nano_12_p16", "--out", "o"],
@@ -37,6 +39,8 @@ NUMERIC = {
     "heatmap": ["--layer", "--resolution"],
     "latency": ["--layer", "--resolution", "--seconds", "--threads"],
     "compare": ["--layer", "--resolution", "--seconds"],
+    "flow": ["--layer", "--head", "--resolution", "--opacity"],
+    "knockout": ["--layer", "--resolution"],
     "coco download": ["--images", "--ids"],
     "evaluate": ["--resolution", "--limit"],
     "train": [
@@ -48,7 +52,7 @@ NUMERIC = {
 }  # fmt: skip
 
 #: Those that take one billionth, too.
-TINY = ("--learning-rate", "--mix", "--coarser", "--compressed")
+TINY = ("--opacity", "--learning-rate", "--mix", "--coarser", "--compressed")
 
 
 def in_one_line(said: str) -> bool:

@@ -20,7 +20,11 @@ from tests.support import ROOT
         ("", "the following arguments are required: COMMAND", ""),
         ("coco", "the following arguments are required: COMMAND", "coco"),
         ("nonsense", 'Unknown command "nonsense"', ""),
-        ("nonsense", "latency, compare, coco, evaluate, train, accuracy, twins, models.", ""),
+        (
+            "nonsense",
+            "latency, compare, flow, knockout, coco, evaluate, train, accuracy, twins, models.",
+            "",
+        ),
         ("coco nonsense", 'Unknown command "nonsense"', "coco"),
         ("heatmap", "requires an argument", "heatmap"),
         ("heatmap x.png", "--out requires an argument", "heatmap"),

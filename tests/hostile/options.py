@@ -25,6 +25,14 @@ def _heatmap(*options: str) -> list[str]:
     return ["heatmap", PHOTO, "--out", OUT, *options]
 
 
+def _flow(token: str, *options: str) -> list[str]:
+    return ["flow", PHOTO, "--resolution", "64", "--out", OUT, "--token", token, *options]
+
+
+def _knockout(tokens: str, *options: str) -> list[str]:
+    return ["knockout", PHOTO, "--resolution", "64", "--tokens", tokens, *options]
+
+
 def latency(*options: str) -> list[str]:
     """The command on an ordinary picture."""
     return ["latency", PHOTO, "--resolution", "64", *options]
@@ -50,11 +58,18 @@ def argument_lists() -> list[list[str]]:
         # A budget that can be used is used: so the picture is one that is refused then.
         found.append(["latency", "no.png", "--seconds", number])
         found.append(["latency", "no.png", "--threads", number])
+        found += [_flow(f"{number},1"), _flow(f"1,{number}"), _knockout(f"{number},1")]
+        found += [_flow("1,1", "--head", number), _flow("class", "--layer", number)]
+        found += [_flow("1,1", "--opacity", number), _knockout("1,1", "--layer", number)]
     for text in _TEXTS:
         found += [_heatmap("--checkpoint", text), _heatmap("--architecture", text)]
         found += [_compare("--models", text), _evaluate("--layers", text)]
+        found += [_flow(text), _knockout(text), _heatmap("--map", text), _evaluate("--maps", text)]
         found.append(_train("--optimizer", text, "--epochs", "0.01", "--no-compile"))
         found += [["heatmap", text, "--out", OUT], ["evaluate", "--coco", text], [text]]
+    found += [_knockout("1,1;" * 5000), _knockout("1-4096,1-4096"), _knockout("4-1,1"), _flow("1")]
+    found += [_flow("1,1", "--out", where) for where in ("/dev/null", "/proc/x", "n" * 300)]
+    found += [_flow("1,1", "--resolution", "4097"), _evaluate("--maps", "query," * 5000)]
     found += [latency("--seconds", "1e-9"), latency("--threads", "20000", "--seconds", "0.1")]
     found += [latency("--seconds", "1e-300"), latency("--device", "cuda\x1b[31m")]
     found += [latency("--dtype", "float128"), latency("--device", "n" * 5000)]

@@ -13,7 +13,7 @@ def test_a_folder_in_place_of_one_result_leaves_older_results(tmp_path: Path) ->
         path.write_bytes(b"older")
 
     def write_newer() -> None:
-        with export._together(paths) as files:
+        with export.together(paths) as files:
             for file in files:
                 file.write(b"newer")
             paths[-1].mkdir()  # while they are written

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from sima_core.defaults import OPACITY
-from sima_core.lens.heatmaps import COLORMAPS, colorize, heatmap, overlay
+from sima_core.lens.heatmaps import (
+    COLORMAPS,
+    DIVERGING,
+    colorize,
+    heatmap,
+    overlay,
+    signed_heatmap,
+)
 
 
 def test_scaled_to_0_and_1():
@@ -28,9 +35,46 @@ def test_barely_not_flat():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_values_that_are_no_numbers(bad):
+@pytest.mark.parametrize("scaled", [heatmap, signed_heatmap])
+def test_values_that_are_no_numbers(bad, scaled):
     with pytest.raises(ValueError, match="not numbers"):
-        heatmap([[1.0, bad]])
+        scaled([[1.0, bad]])
+
+
+@pytest.mark.parametrize("scale", [1, 1e-30, 1e38])
+def test_signed_maps_have_zero_in_the_middle_and_ends_equally_far_from_it(scale):
+    h = signed_heatmap(scale * np.array([[-1.0, 0.0], [0.5, 2.0]]))
+    np.testing.assert_allclose(h.values, [[0.25, 0.5], [0.625, 1]], rtol=1e-6)
+    assert h.values.dtype == np.float32
+    assert (h.minimum, h.maximum) == pytest.approx((-2 * scale, 2 * scale))
+    assert not h.flat
+    mirrored = signed_heatmap(-scale * np.array([[-1.0, 0.0], [0.5, 2.0]]))
+    np.testing.assert_allclose(mirrored.values, 1 - h.values, rtol=1e-6)
+
+
+def test_a_signed_map_of_zeros_is_flat_and_white():
+    h = signed_heatmap(np.zeros((2, 3)))
+    assert h.flat
+    assert (h.values == 0.5).all()
+    assert (str(h.minimum), h.maximum) == ("0.0", 0)  # no minus before it
+    assert not signed_heatmap([[-1.0, -1.0]]).flat  # all speak against: that is something
+
+
+def test_red_is_above_zero_and_blue_below():
+    below, zero, above = colorize(signed_heatmap([[-1.0, 0.0, 1.0]]).values, DIVERGING)[0].astype(
+        int
+    )
+    assert above[0] > above[2] + 50
+    assert below[2] > below[0] + 50
+    assert zero.min() > 240
+    expected = matplotlib.colormaps["RdBu_r"]([0, 255], bytes=True)[:, :3]
+    np.testing.assert_array_equal([below, above], expected)
+
+
+def test_signed_overlay(photo):
+    h = signed_heatmap(np.arange(-6, 6).reshape(3, 4))
+    alone = overlay(photo, h, DIVERGING, opacity=1)
+    np.testing.assert_array_equal(np.asarray(alone), colorize(h.resize(photo.size), DIVERGING))
 
 
 def test_bilinear_with_half_pixel_centres():
@@ -82,8 +126,9 @@ def test_bad_options_are_explained():
         overlay(picture, h, opacity=1.5)
     with pytest.raises(ValueError, match="colormap"):
         overlay(picture, h, colormap="nope")
-    with pytest.raises(ValueError, match="rows"):
-        heatmap([1.0, 2.0])
+    for scaled in (heatmap, signed_heatmap):
+        with pytest.raises(ValueError, match="rows"):
+            scaled([1.0, 2.0])
 
 
 def test_by_default_both_the_picture_and_the_heat_are_seen():

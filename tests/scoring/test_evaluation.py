@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from sima_core import Lens, analyze, load_model
+from sima_core import Lens, analyze, load_model, preprocess
 from sima_core.cli import main
 from sima_core.coco.split import CocoSplit
+from sima_core.errors import InputError
 from sima_core.files import ASSETS, cache_folder
-from sima_core.lens import maps
-from sima_core.scoring.evaluation import evaluate, faithfulness
+from sima_core.lens.heatmaps import heatmap
+from sima_core.lens.maps import MAPS as NAMED
+from sima_core.scoring.evaluation import evaluate, faithfulness, maps_by_layer
 from sima_core.scoring.journal import Journal
 from sima_core.scoring.metrics import METRICS, Target
-from sima_core.scoring.results import SKIPPED, PictureResult
+from sima_core.scoring.results import SKIPPED, ModelMap, PictureResult
 from sima_core.scoring.sanity import sanity
 from sima_core.scoring.summary import Summary
 from sima_core.weights.loading import DEFAULT_CHECKPOINT
@@ -71,7 +73,7 @@ def test_the_command_checks_the_maps(coco_root, tmp_path, capsys, model):
     said = capsys.readouterr().out
     found = json.loads(out.read_text())
     assert found["layer"] == 3
-    assert set(found["sanity"]) == set(maps.MAPS)
+    assert set(found["sanity"]) == set(NAMED)
     split, lens = CocoSplit(coco_root, "val2017"), Lens(model)
     figures = [
         sanity(lens, lens.preprocess(split.load(image_id), 64), 3)["key"].figures()
@@ -88,6 +90,58 @@ def test_the_command_checks_the_maps(coco_root, tmp_path, capsys, model):
 
     assert main(command[:-1]) == 0  # not asked for, not there
     assert "sanity" not in json.loads(out.read_text())
+
+
+def test_all_maps_are_scored_beside_the_same_without_training(coco_root, tmp_path, capsys):
+    files = {maps: tmp_path / f"{maps}.json" for maps in ("all", "query,key")}
+    command = ["evaluate", "--coco", str(coco_root), "--resolution", "64", "--layers", "1,12"]
+    for maps, file in files.items():
+        chart = ["--plot", str(tmp_path / "chart.png")]
+        assert main([*command, "--limit", "10", "--maps", maps, "--json", str(file), *chart]) == 0
+    found, paper = (json.loads(file.read_text()) for file in files.values())
+    assert [name for name in found["maps"] if name in NAMED] == list(NAMED)
+    assert set(found["maps"]) == MAPS | set(NAMED) | {f"untrained_{name}" for name in NAMED}
+    assert set(paper["maps"]) == MAPS
+    for name, scores in paper["maps"].items():
+        assert found["maps"][name] == scores  # whatever is scored beside it
+    assert set(found["layers"]["12"]) - set(found["layers"]["1"]) == {
+        "class_contribution",
+        "untrained_class_contribution",
+    }  # class attention comes after all layers: its map is of none of them
+    assert set(found["against_centre"]) == set(NAMED)
+    assert set(found["against_query"]) == set(NAMED) - {"query"}
+    sent, query = found["maps"]["sent"]["auc"], found["maps"]["query"]["auc"]
+    assert found["against_query"]["sent"]["auc"] == pytest.approx(sent - query, abs=2e-6)
+    assert "untrained_value_weighted" in capsys.readouterr().out
+
+
+def test_a_named_map_is_scored_as_the_lens_draws_it(coco_root, model):
+    split = CocoSplit(coco_root, "val2017")
+    [result] = evaluate(split, model, (12,), 64, limit=1, maps=["sent", "class_contribution"])
+    image, lens = split.load(1), Lens(model)
+    maps = lens.maps(lens.preprocess(image, 64), 12)
+    for name in ("sent", "class_contribution"):
+        expected = Target(split.mask(1)).score(heatmap(maps.of(name)).resize(image.size))
+        assert result.scores[ModelMap(name, 12)] == expected
+
+
+def test_other_maps_do_not_continue_an_interrupted_run(coco_root, model):
+    split = CocoSplit(coco_root, "val2017")
+    paper = evaluate(split, model, (12,), 64, limit=2)
+    next(paper)
+    paper.close()
+    first = next(iter(evaluate(split, model, (12,), 64, limit=2, maps="all")))
+    assert {of.name for of in first.scores if isinstance(of, ModelMap)} == set(NAMED)
+
+
+def test_layers_have_the_maps_that_their_attention_has():
+    """XCA has no weights of tokens; in DeiT the class token is among those of every layer."""
+    xcit, deit = (Lens.load(name) for name in ("xcit_nano_12_p16_224", "deit_tiny_patch16_224"))
+    norms = ("query", "key", "query_key")
+    assert maps_by_layer(xcit, [1, 12], "all") == {1: norms, 12: (*norms, "class_contribution")}
+    assert maps_by_layer(deit, [1, 12], "all") == {1: tuple(NAMED), 12: tuple(NAMED)}
+    with pytest.raises(InputError, match=r"has no map sent: choose one of query, key, query_key"):
+        maps_by_layer(xcit, [12], ["query", "sent"])
 
 
 def test_a_root_with_few_pictures_does_not_name_all_others(coco_root, tmp_path, capsys):
@@ -260,7 +314,10 @@ def test_faithfulness_stands_beside_random_order(coco_root, tmp_path, capsys):
 
 def test_faithfulness_of_a_model_whose_keys_have_their_own_grid(model, photo):
     twin = load_model("sima_cvt_13")
-    found = faithfulness(twin, analyze(twin, photo, 80, [13]), 1, 13)
+    seen = analyze(twin, photo, 80, [13])
+    orders = {"key": seen.token_norms("key", 13)}
+    found = faithfulness(twin, preprocess(photo, 80), orders, seen.grid, 1)
+    assert set(found) == {"key", "centre", "random"}
     assert len(found["key"]["insertion_zero"].shares) >= 10
 
 
@@ -278,6 +335,8 @@ def test_random_weights_are_the_same_each_time(model):
         ([], "There is no COCO here yet"),
         (["--coco", "{root}", "--layers", "13"], "layers run from 1 to 12"),
         (["--coco", "{root}", "--layers", "twelve"], "--layers takes"),
+        (["--coco", "{root}", "--maps", "norms"], "a map is one of query, key, query_key"),
+        (["--coco", "{root}", "--maps", ""], "a map is one of query, key, query_key"),
         (["--coco", "{root}", "--limit", "0"], "--limit: expected a whole number from 1"),
         (["--coco", "{root}", "--json", "/nowhere/at/all.json"], "cannot be written"),
         (["--coco", "{root}", "--plot", "chart.pdf"], "--plot must name a .png"),
@@ -308,6 +367,8 @@ def test_the_evidence_in_the_app_is_of_the_bundled_weights():
         assert found["split"] == split
         assert found["images"] == images
         assert set(found["layers"]) == {str(n) for n in range(1, 13)}
+        assert set(NAMED) < set(found["maps"])
+        assert "--maps all" in found["command"]
         assert "--limit" not in found["command"]
         assert "../" not in found["command"]
 
@@ -320,5 +381,5 @@ def test_the_yardstick_of_the_checks_is_of_the_weights_here(folder, name):
     found = json.loads((ASSETS / folder / "sanity_val2017.json").read_text("utf-8"))
     assert found["checkpoint_sha256"] == provenance(load_model(weights)).sha256
     assert (found["images"], found["layer"], found["resolution"]) == (94, 12, 224)
-    assert set(found["sanity"]) == set(maps.MAPS)
+    assert set(found["sanity"]) == set(NAMED)
     assert "--limit" not in found["command"]

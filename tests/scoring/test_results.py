@@ -35,7 +35,7 @@ def test_a_journal_is_of_these_very_weights(coco_root, model):
     split = CocoSplit(coco_root, "val2017")
 
     def file(of: torch.nn.Module):
-        return journal_file(split, Lens(of), (12,), 96, False)
+        return journal_file(split, Lens(of), {12: ("query", "key")}, 96, False)
 
     changed = copy.deepcopy(model)
     assert file(changed) == file(model)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from markupsafe import Markup
+from numpy.typing import ArrayLike
 
 from app.charts import Series, linear_chart
 from app.tabs.coco.picture import map_names, nearest_layer, require_shown
@@ -11,6 +12,7 @@ from app.turns import TURNS
 from app.visit import CocoLook
 from app.visitors import MAX_COST, lens_for, require_affordable
 from sima_core.defaults import RESOLUTION
+from sima_core.lens.layers import SIDES
 from sima_core.scoring.evaluation import faithfulness
 from sima_core.scoring.faithfulness import Curve
 
@@ -30,10 +32,12 @@ def rely_on(shown: CocoLook | None, layer: float | None) -> Markup:
     """Insertion and deletion curves of both maps, with tokens in random order beside them."""
     shown = require_shown(shown)
     number = nearest_layer(shown, layer)
-    lens = lens_for(shown.model_key)
-    require_affordable(lens, shown.analysis.image, RESOLUTION, MAX_PASS_COST)
+    lens, seen = lens_for(shown.model_key), shown.analysis
+    require_affordable(lens, seen.image, RESOLUTION, MAX_PASS_COST)
+    rankings: dict[str, ArrayLike] = {s: seen.token_norms(s, number) for s in SIDES}
     with TURNS.turn():
-        found = faithfulness(lens, shown.analysis, shown.picture.id, number)
+        pixels = lens.preprocess(seen.image, seen.resolution)
+        found = faithfulness(lens, pixels, rankings, seen.grid, shown.picture.id)
     names = map_names(shown.analysis)
     return render(
         "coco/curves",

@@ -125,11 +125,10 @@ def _scores(
     picture = shown.picture
     if target is None:
         return render("coco/unscored", reason=nothing_to_score(picture, mask))
-    baselines = baseline_maps(shown.analysis, picture.id)
+    analysis = shown.analysis
+    baselines = baseline_maps(analysis.image.size, analysis.grid, picture.id)
     scores = {name: target.score(a) for name, a in (*maps.items(), *baselines.items())}
-    return scorecard(
-        scores, skip_reason(mask), float(mask.mean()), category, map_names(shown.analysis)
-    )
+    return scorecard(scores, skip_reason(mask), float(mask.mean()), category, map_names(analysis))
 
 
 def nothing_to_score(picture: CocoPicture, mask: Mask) -> str:

@@ -12,7 +12,7 @@ from app.visit import Look, require_look
 from app.visitors import analyze_within_limits, new_folder, require_photo, require_visit
 from sima_core import Analysis
 from sima_core.defaults import LAYER, OPACITY
-from sima_core.lens.export import write
+from sima_core.lens.export import NamedValues, write
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class View:
         heads = analysis.layers[number].num_heads
         return cls(number, int(head) if 1 <= head <= heads else None, colormap)
 
+    @property
+    def heads(self) -> str:
+        """The heads in words."""
+        return "all heads" if self.head is None else f"head {self.head}"
+
 
 def explore(
     path: str | None, seen: Look | None, model_key: str | None, resolution: float
@@ -41,7 +46,7 @@ def explore(
     require_visit(model_key)
     path = require_photo(path or (seen.path if seen else None))
     analysis, photo = analyze_within_limits(path, model_key, int(resolution), Photo.of)
-    return Look.of(path, photo, analysis), predictions_html(analysis)
+    return Look.of(path, photo, analysis, model_key), predictions_html(analysis)
 
 
 def draw(
@@ -52,7 +57,9 @@ def draw(
     analysis = seen.analysis
     view = View.of(analysis, layer, head, colormap)
     return (
-        viewer_html(analysis, view.layer, view.head, view.colormap, photo=seen.photo),
+        viewer_html(
+            *(analysis, view.layer, view.head, view.colormap), photo=seen.photo, key=seen.key
+        ),
         summary_html(analysis, seen.name, view.layer, view.head),
     )
 
@@ -63,9 +70,18 @@ def photo_on_show(seen: Look | None) -> str | None:
 
 
 def download(
-    seen: Look | None, layer: float | None, head: float, colormap: str, opacity: float | None
+    seen: Look | None,
+    layer: float | None,
+    head: float,
+    colormap: str,
+    opacity: float | None,
+    named: NamedValues | None = None,
 ) -> str:
-    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON)."""
+    """A zip of the maps as shown (PNG), their values (NPZ) and their description (JSON).
+
+    Args:
+        named: what is shown in place of the paper's two maps.
+    """
     seen = require_look(seen)
     analysis = seen.with_photo()
     view = View.of(analysis, layer, head, colormap)
@@ -75,6 +91,7 @@ def download(
         written = write(
             *(analysis, folder, stem, seen.name, view.layer, view.head, colormap),
             OPACITY if opacity is None else opacity,
+            named,
         )
         archive = folder / f"{stem}.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as bundle:

@@ -18,9 +18,13 @@ from app.controls import (
 from app.handlers import COMPUTE, DRAW, QUIET, plainly
 from app.own_checkpoint import OwnCheckpoint
 from app.raw_image import RawImage
-from app.tabs.explore.look import download, draw, explore, photo_on_show
+from app.tabs.explore.brush import Brush
+from app.tabs.explore.flow import FlowView
+from app.tabs.explore.look import explore, photo_on_show
+from app.tabs.explore.named_map import download, draw, draw_named, map_choice
 from app.tabs.explore.samples import pick_sample, sample_photos
 from app.tabs.explore.trust import Trust
+from app.tabs.explore.why import Why
 from app.viewer import predictions_html, viewer
 from app.visit import Look, Visit
 from app.visitors import bundled
@@ -42,6 +46,8 @@ softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
   the numbers beside the colour bar say how far apart they are.
 - **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
   them.
+- **Flow** shows what attention does with one token, exactly: whom it hears and who hears it, part
+  by part. Red adds, blue subtracts.
 - The maps show what attention weighs, **not why** the model chose a label, and it can be wrong.
 """
 
@@ -54,8 +60,14 @@ class Explore:
     photo: RawImage
     samples: gr.Gallery
     summary: gr.HTML
+    flow: FlowView
     maps: gr.HTML
+    brush: Brush
     predictions: gr.HTML
+    why: Why
+    map: gr.Dropdown
+    #: Set when a map other than the paper's is to be computed.
+    wanted: gr.Textbox
     head: gr.Dropdown
     resolution: gr.Dropdown
     colormap: gr.Dropdown
@@ -68,19 +80,24 @@ class Explore:
     @classmethod
     def lay_out(cls, visit: Visit, first: Look) -> "Explore":
         """The tab inside the current Blocks, showing the first look."""
-        pictures, facts = draw(first, LAYER, 0, COLORMAPS[0])
+        pictures, facts, _ = draw(first, LAYER, 0, COLORMAPS[0])
         with gr.Column(elem_id="explore"):
             with gr.Column(elem_id="explore-photo"):
                 photo = _photo()
                 samples = _gallery()
             with gr.Column(elem_id="explore-result"):
                 summary = gr.HTML(facts)
+                flow = FlowView.lay_out()
                 maps = viewer(pictures, elem_id="maps")
+                brush = Brush.lay_out(visit, first)
             trust = Trust.lay_out()
             with gr.Column(elem_id="explore-below"):
-                predictions = gr.HTML(predictions_html(first.analysis))
+                with gr.Column():
+                    predictions = gr.HTML(predictions_html(first.analysis))
+                    why = Why.lay_out(visit, first)
                 gr.Markdown(GUIDE, elem_id="guide")
             with gr.Column(elem_id="explore-settings"):
+                choice = map_choice()
                 visit.layer.render()
                 heads = head_choices(bundled().layers[0].num_heads)
                 return cls(
@@ -88,8 +105,13 @@ class Explore:
                     photo,
                     samples,
                     summary,
+                    flow,
                     maps,
+                    brush,
                     predictions,
+                    why,
+                    map=choice,
+                    wanted=gr.Textbox(label="Wanted map", visible="hidden", max_length=16),
                     head=gr.Dropdown(heads, value=0, label="Head", filterable=False),
                     resolution=resolution_choice("Resolution (shorter side)"),
                     colormap=colormap_choice(),
@@ -115,18 +137,23 @@ class Explore:
         )
         self.own.begin_again_after(looked, self.visit, self.head)
         self.trust.outdated_after(looked.success)
+        self.brush.begin_after(looked)
+        self.why.begin_after(looked)
         return looked
 
     def _draw_after(self, event: Dependency) -> Dependency:
-        drawn: Dependency = event.success(
-            plainly(draw), self._view, [self.maps, self.summary], **DRAW
-        )
+        drawn: Dependency = event.success(plainly(draw), self._view, self._drawn, **DRAW)
         return drawn
+
+    @property
+    def _drawn(self) -> list[Component]:
+        """What `draw` gives."""
+        return [self.maps, self.summary, self.wanted]
 
     @property
     def _view(self) -> list[Component]:
         """What `draw` takes."""
-        return [self.visit.look, self.visit.layer, self.head, self.colormap]
+        return [self.visit.look, self.visit.layer, self.head, self.colormap, self.map]
 
     def wire_photo(self) -> None:
         """Look at samples and photos that are chosen; draw again where only the view changes."""
@@ -140,12 +167,22 @@ class Explore:
         # What cannot be shown leaves the box to the photo that still is.
         again.failure(photo_on_show, self.visit.look, self.photo, **QUIET)
         gr.on(
-            [self.visit.layer.change, self.head.input, self.colormap.input],
+            # The map changes where Flow is chosen, too.
+            [self.visit.layer.change, self.map.change, self.head.input, self.colormap.input],
             plainly(draw),
             self._view,
-            [self.maps, self.summary],
+            self._drawn,
             trigger_mode="always_last",
             **DRAW,
+        )
+        # One event for all: what was begun first is never drawn over what came later.
+        self.wanted.change(
+            plainly(draw_named),
+            [*self._view, self.visit.model_key],
+            self.maps,
+            **COMPUTE,
+            show_progress_on=self.maps,
+            trigger_mode="always_last",
         )
 
     def wire_trust(self) -> None:
@@ -158,9 +195,9 @@ class Explore:
         """Pack the maps, then press the hidden button that holds the archive."""
         self.save.click(
             plainly(download),
-            [*self._view, self.opacity],
+            [*self._view, self.opacity, self.visit.model_key],
             self.ready,
-            api_visibility="private",
+            **COMPUTE,
             show_progress="minimal",
         ).success(None, js=_CLICK_DOWNLOAD)
 
@@ -177,6 +214,7 @@ def build(visit: Visit, demo: gr.Blocks) -> Explore:
     tab.own.wire(visit, tab.head, tab.look_after)
     tab.wire_trust()
     tab.wire_download()
+    tab.flow.wire(visit, tab.head, tab.map)
     return tab
 
 

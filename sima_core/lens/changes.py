@@ -1,0 +1,81 @@
+"""How the labels change when tokens take no part in attention: as a table, and as JSON."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sima_core.lens.knockout import KnockOut
+from sima_core.lens.lens import Lens
+from sima_core.machine import versions
+from sima_core.words import printable
+
+#: The most probable labels of each answer; those of all answers are shown.
+NUM_LABELS = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """One label's probabilities, from 0 to 1: with all tokens, and without some, both ways."""
+
+    index: int
+    label: str
+    before: float
+    #: None where nothing can be predicted (XCA).
+    predicted: float | None
+    real: float
+
+
+def changes(found: KnockOut, labels: Sequence[str]) -> list[Change]:
+    """The most probable labels before, then those that are among them only without the tokens."""
+    answers = [a for a in (found.before, found.real, found.predicted) if a is not None]
+    order = [int(index) for a in answers for index in (-a).argsort(kind="stable")[:NUM_LABELS]]
+    return [
+        Change(
+            index,
+            labels[index],
+            float(found.before[index]),
+            None if found.predicted is None else float(found.predicted[index]),
+            float(found.real[index]),
+        )
+        for index in dict.fromkeys(order)
+    ]
+
+
+def describe(
+    found: KnockOut, lens: Lens, image_name: str, layer: int | None, resolution: int
+) -> dict[str, Any]:
+    """The tokens, the model and the labels' probabilities, for JSON; no path.
+
+    Args:
+        layer: where the tokens were taken away; None for all layers.
+    """
+    labels, label_set = lens.class_names(len(found.before))
+    return {
+        "image": printable(image_name),
+        "architecture": lens.name,
+        "trained": lens.provenance.trained if lens.provenance else None,
+        "checkpoint_sha256": lens.provenance.sha256 if lens.provenance else None,
+        "layer": "all" if layer is None else lens.layer(layer).number,
+        "resolution": resolution,
+        "grid": found.grid,
+        "tokens": found.tokens,
+        "label_set": label_set,
+        "labels": [dataclasses.asdict(change) for change in changes(found, labels)],
+        "versions": versions(),
+    }
+
+
+def table(about: Mapping[str, Any]) -> str:
+    """For people: a row a label, in percent, of what `describe` says."""
+    rows, cols = about["grid"]
+    where = "all layers" if about["layer"] == "all" else f"layer {about['layer']}"
+    lines = [
+        f"{len(about['tokens'])} of {rows * cols} tokens taken away in {where}",
+        f"{'label':<32}{'before':>11}{'predicted':>11}{'real':>11}",
+    ]
+    for label in about["labels"]:
+        shares = (label["before"], label["predicted"], label["real"])
+        cells = "".join(f"{'–' if s is None else f'{100 * s:.1f} %':>11}" for s in shares)
+        lines.append(f"{label['label'][:30]:<32}{cells}")
+    return "\n".join(lines)
