@@ -7,7 +7,7 @@ from .lens.flow import Flow, FlowTotals, Parts
 from .lens.heatmaps import Heatmap, heatmap, overlay
 from .lens.knockout import KnockOut
 from .lens.lens import Lens, analyze, token_norms
-from .lens.maps import MAPS, Maps, NamedMap
+from .lens.maps import Maps, NamedMap
 from .lens.norms import NormRecorder, TokenNorms
 from .lens.pictures import ImageError, load_image, preprocess
 from .models.architectures import Architecture, architectures
@@ -19,7 +19,6 @@ from .weights.sentences import CheckpointError
 __version__: str
 
 __all__ = [
-    "MAPS",
     "Analysis",
     "Architecture",
     "CheckpointError",

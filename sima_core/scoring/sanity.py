@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
+from sima_core.lens.flow import FlowTotals
 from sima_core.lens.heatmaps import heatmap
 from sima_core.lens.kinds import on_output
 from sima_core.lens.layers import SIDES, Layer, on_grid
@@ -132,6 +133,8 @@ class Sanity:
     #: Rank correlation with exact sizes, by the name of `FlowTotals`; none where no token hears
     #: another, or where the map is exact itself.
     agreement: Mapping[str, float]
+    #: How much of the layer's weights, by size, is negative; None where no flow was looked at.
+    negative: float | None
 
     @property
     def random(self) -> float:
@@ -151,7 +154,8 @@ class Sanity:
             **self.agreement,
             **{f"random/{step.random}": step.correlation for step in self.steps},
         }
-        return found if self.output_largest is None else found | {"output": self.output_largest}
+        there = {"output": self.output_largest, "negative": self.negative}
+        return found | {name: value for name, value in there.items() if value is not None}
 
     def checks(self) -> tuple[Check, ...]:
         """Each number with what it means."""
@@ -254,6 +258,7 @@ def sanity(
             _largest(values),
             size,
             _agreement(found, name, values, head),
+            _totals(found, head).negative_share if found.flow else None,
         )
         for name, values in own.items()
     }
@@ -304,13 +309,19 @@ def _agreement(found: Maps, name: str, values: _Map, head: int | None) -> dict[s
     """Rank correlations of a map with the exact sizes that have its grid."""
     if found.flow is None:
         return {}
-    totals = found.totals if head is None else found.flow.totals(head)
+    totals = _totals(found, head)
     grids = {"sent": found.flow.key_grid}
     return {
         exact: spearman(values, on_grid(torch.as_tensor(getattr(totals, exact)), grid).numpy())
         for exact in _EXACT.get(name, ())
         if (grid := grids.get(exact, found.flow.query_grid)) == values.shape
     }
+
+
+def _totals(found: Maps, head: int | None) -> FlowTotals:
+    """All pairs of the layer's tokens, which it has a flow of."""
+    assert found.flow is not None
+    return found.totals if head is None else found.flow.totals(head)
 
 
 def _cascade(

@@ -176,7 +176,7 @@ def _judged(**changes: object) -> Sanity:
     """A map against which nothing speaks, but for the changes."""
     values = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
     steps = tuple(Step(of, values, 0.1) for of in ("layer 1", EVERYTHING))
-    fine = Sanity("key", 1, None, values, True, steps, 0.9, 0.3, (), 1.5, 1.5, {"sent": 0.9})
+    fine = Sanity("key", 1, None, values, True, steps, 0.9, 0.3, (), 1.5, 1.5, {"sent": 0.9}, 0.5)
     return dataclasses.replace(fine, **changes)
 
 

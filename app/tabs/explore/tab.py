@@ -37,11 +37,13 @@ _CLICK_DOWNLOAD = "() => setTimeout(() => document.querySelector('#download-read
 GUIDE = """
 ### How to read the maps
 
-**Every tile is a token** of 16 × 16 pixels (8 × 8 in models whose name ends in `p8`). SimA has no
-softmax, so a token's size in Q̂ and K̂ *is* its say: the brighter, the more.
+**Every tile is a token** of 16 × 16 pixels (8 × 8 in models whose name ends in `p8`). The brighter,
+the larger it is in Q̂ or K̂.
 
-- **Q̂ (query)** scales what a token takes up from all the others; **K̂ (key)** scales how much all
-  the others hear of it. Bright in both: it matters in both directions.
+- **K̂ (key)** scales how much all the others hear of a token. In SimA, which has no softmax, it
+  ranks tokens nearly as the exact size of what they send does (rank correlation 0.91 on COCO).
+- **Q̂ (query)** scales what a token takes up. That is only a hint of what arrives (0.68), since
+  about half of all weight subtracts.
 - **Colours are relative.** Darkest is the smallest norm in this picture, brightest the largest;
   the numbers beside the colour bar say how far apart they are.
 - **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
