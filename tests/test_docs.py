@@ -112,6 +112,12 @@ def test_environment_table_is_the_list_of_variables():
     assert rows == [[f"`{v.name}`", v.default or "–", v.meaning] for v in VARIABLES]
 
 
+def test_how_much_is_negative_is_what_was_measured():
+    deciles = json.loads(text("assets/sanity_val2017.json"))["sanity"]["query"]["negative"]
+    low, median, high = (f"{100 * deciles[i]:.0f}" for i in (1, 5, 9))
+    assert f"{median} % ({low} to {high}) of its weight" in one_line("docs/evidence.md")
+
+
 def test_maps_table_is_the_registry():
     heading, *rows = tables("docs/flow.md")[-1]
     assert heading == ["name", "formula", "what it says, and cannot say"]

@@ -9,6 +9,7 @@ from playwright.sync_api import Page, expect
 
 from app.standing import standing_in_words, strip_html, yardstick
 from app.tabs.explore import trust
+from app.tabs.explore.named_map import PAPER
 from app.visit import Look
 from app.visitors import MODELS
 from sima_core import Lens, load_image, load_model
@@ -104,7 +105,7 @@ def seen(photo_file: Path) -> Look:
 
 
 def test_the_numbers_are_those_of_the_library(seen, model, photo_file):
-    panel = str(trust.check(seen, 5, 1, "gray", None))
+    panel = str(trust.check(seen, 5, 1, "gray", PAPER, None))
     lens = Lens(model)
     pixels = lens.preprocess(load_image(photo_file), 112)
     for one in sanity(lens, pixels, 5, head=1).values():
@@ -120,9 +121,9 @@ def test_the_softmax_twin_is_checked_alike(photo_file):
     key = MODELS.add(Lens.load(TWIN))
     try:
         seen = look(str(photo_file), key, 112)
-        panel = str(trust.check(seen, 12, 0, "gray", key))
+        panel = str(trust.check(seen, 12, 0, "gray", PAPER, key))
         with pytest.raises(InputError, match="the model has changed"):
-            trust.check(seen, 12, 0, "gray", None)
+            trust.check(seen, 12, 0, "gray", PAPER, None)
     finally:
         MODELS.drop(key)
     assert "deit_nano_patch16_224" in panel
@@ -131,15 +132,15 @@ def test_the_softmax_twin_is_checked_alike(photo_file):
 
 def test_what_cannot_be_checked_gets_a_sentence(seen, monkeypatch, photo_file):
     with pytest.raises(InputError, match="choose the photo again"):
-        trust.check(None, 12, 0, "gray", None)
+        trust.check(None, 12, 0, "gray", PAPER, None)
     with pytest.raises(InputError, match="this visit was forgotten"):
-        trust.check(seen, 12, 0, "gray", "")
+        trust.check(seen, 12, 0, "gray", PAPER, "")
     monkeypatch.setattr(trust, "MAX_CHECKS_COST", 1)
     with pytest.raises(InputError, match="choose a lower resolution"):
-        trust.check(seen, 12, 0, "gray", None)
+        trust.check(seen, 12, 0, "gray", PAPER, None)
     photo_file.unlink()
     with pytest.raises(InputError, match="the photo is no longer here"):
-        trust.check(seen, 12, 0, "gray", None)
+        trust.check(seen, 12, 0, "gray", PAPER, None)
 
 
 def test_standing_in_words():

@@ -43,7 +43,7 @@ the larger it is in Q̂ or K̂.
 - **K̂ (key)** scales how much all the others hear of a token. In SimA, which has no softmax, it
   ranks tokens nearly as the exact size of what they send does (rank correlation 0.91 on COCO).
 - **Q̂ (query)** scales what a token takes up. That is only a hint of what arrives (0.68), since
-  about half of all weight subtracts.
+  about two fifths of all weight subtract.
 - **Colours are relative.** Darkest is the smallest norm in this picture, brightest the largest;
   the numbers beside the colour bar say how far apart they are.
 - **Layer 12** is the paper's choice. Earlier layers and single heads often look elsewhere: try
@@ -192,6 +192,7 @@ class Explore:
         self.trust.wire(self.visit, self._view)
         self.trust.outdated_after(self.visit.layer.change)
         self.trust.outdated_after(self.head.change)
+        self.trust.outdated_after(self.map.change)
 
     def wire_download(self) -> None:
         """Pack the maps, then press the hidden button that holds the archive."""

@@ -14,6 +14,7 @@ from app.charts import Series, linear_chart
 from app.handlers import COMPUTE, plainly
 from app.standing import Yardstick, standing_in_words, strip_html, yardstick
 from app.tabs.explore.look import View
+from app.tabs.explore.named_map import PAPER
 from app.templating import render
 from app.turns import TURNS
 from app.viewer import STATIC, heat_uri
@@ -73,8 +74,8 @@ def check(
     layer: float | None,
     head: float,
     colormap: str,
+    map_name: str,
     model_key: str | None,
-    names: Sequence[str] = SIDES,
 ) -> Markup:
     """The panel: a verdict on each map that is shown, its checks, and the maps of random layers."""
     seen = require_look(seen)
@@ -89,6 +90,7 @@ def check(
     del image
     with TURNS.turn():
         start = time.perf_counter()
+        names = SIDES if map_name == PAPER else (map_name,)
         found = sanity(lens, pixels, view.layer, names, view.head)
         seconds = time.perf_counter() - start
     return _Panel(lens, seen, view, found).html(seconds)
@@ -278,7 +280,7 @@ class Trust:
         return cls(button, panel)
 
     def wire(self, visit: Visit, view: Sequence[Component]) -> None:
-        """Check what `view` shows: the look, the layer, the head and the colour map."""
+        """Check what `view` shows: the look, the layer, the head, the colours and the map."""
         self.button.click(
             plainly(check),
             [*view, visit.model_key],
