@@ -26,7 +26,7 @@ function step(to) {
   });
 }
 
-document.addEventListener('sl-view', () => { view += 1; outdated(); });
+document.addEventListener('sl-unchecked', () => { view += 1; outdated(); });
 document.addEventListener('click', (event) => {
   if (event.target.closest('#trust-check')) asked = view;
 });

@@ -296,4 +296,4 @@ class Trust:
 
 
 # The panel's script hears of it, and of the button: only the page knows which came first.
-_VIEW_CHANGED = "() => { document.dispatchEvent(new Event('sl-view')); }"
+_VIEW_CHANGED = "() => { document.dispatchEvent(new Event('sl-unchecked')); }"
