@@ -45,6 +45,9 @@ class Page(gr.Blocks):
         state = state or SessionState(self)
         if block_fn.fn is None:
             raise refusal("nothing on the server belongs to this event.")
+        if block_fn.api_visibility == "public" and isinstance(inputs, list) and inputs:
+            # Callers who knew of fewer arguments get the others' defaults.
+            inputs = inputs + [getattr(c, "value", None) for c in block_fn.inputs[len(inputs) :]]
         if not isinstance(inputs, list) or len(inputs) != len(block_fn.inputs):
             given = len(inputs) if isinstance(inputs, list) else "no list"
             raise refusal(f"{len(block_fn.inputs)} arguments are needed here; got {given}.")

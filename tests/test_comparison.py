@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sima_core import comparison, load_model, overlay, provenance, token_norms
+from sima_core import Lens, comparison, load_model, overlay, provenance, token_norms
 from sima_core.bench.whole_models import time_models
 from sima_core.cli import main
 from sima_core.comparison import Choice, compare, load_choice, look, plot
@@ -72,6 +72,9 @@ def test_the_maps_are_those_of_each_model_alone(photo, model):
         ("xcit_nano_12_p16_224", "norms", ["Q", "K"]),
         ("xcit_nano_12_p16_224", "cls", ["class attention"]),
         ("cvt_13", "cls", ["class attention"]),
+        ("cvt_13", "value_weighted", ["Key × value"]),
+        ("deit_tiny_patch16_224", "class_contribution", ["To the class token"]),
+        ("xcit_nano_12_p16_224", "query_key", ["Query × key"]),
         ("sima_deit_tiny_patch16_224_1h", "norms", ["Q̂", "K̂"]),
     ],
 )
@@ -89,6 +92,20 @@ def test_attention_maps_have_no_layer(photo, model):
     heads = [Choice("bundled", head=1), Choice("bundled", head=2)]
     first, second = compare(heads, photo, 96, "cls", 0)[0]
     assert not np.allclose(first.maps["class attention"], second.maps["class attention"])
+
+
+def test_named_maps_are_those_of_the_lens_and_have_a_layer_but_for_class_attentions(photo, model):
+    lens = Lens(model)
+    maps = lens.maps(lens.preprocess(photo, 96), [6, 12])
+    for layer, of in maps.items():
+        panel = look(model, Choice("bundled", layer, head=2), photo, 96, "received")
+        np.testing.assert_array_equal(panel.maps["Received"], of.of("received", 2))
+        assert panel.title == f"sima_nano_12_p16, layer {layer}, head 2"
+    assert look(model, Choice("bundled"), photo, 96, "class_contribution").title == lens.name
+    deit = look(load_model("deit_tiny_patch16_224"), Choice("", 3), photo, 96, "class_contribution")
+    assert deit.title.endswith(", layer 3")  # the class token is among the tokens of every layer
+    with pytest.raises(ValueError, match="has no map sent"):
+        look(load_model("xcit_nano_12_p16_224"), Choice(""), photo, 96, "sent")
 
 
 def test_a_picture_thin_as_a_thread_is_drawn_too(model, tmp_path):

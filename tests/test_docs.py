@@ -233,7 +233,8 @@ def test_options_in_sentences_exist(document):
 
 
 def every_command(listed: str) -> list[tuple[str, ...]]:
-    names = ["heatmap", "latency", "compare", "evaluate", "train", "accuracy", "twins", "models"]
+    names = ["heatmap", "latency", "compare", "flow", "knockout", "evaluate", "train", "accuracy"]
+    names += ["twins", "models"]
     assert all(re.search(rf"\b{name}\b", listed) for name in names)
     return [(), ("coco", "download"), *((name,) for name in names)]
 

@@ -265,7 +265,7 @@ def test_the_kind_of_every_input_is_known_and_none_takes_an_object(blocks):
 @pytest.mark.parametrize("given", [[], [1] * 50, None, "text", {}])
 def test_the_number_of_arguments(blocks, given):
     [fn] = [fn for fn in blocks.fns.values() if fn.api_name == "heatmap"]
-    assert "6 arguments" in refused(blocks, fn, given)
+    assert "7 arguments" in refused(blocks, fn, given)
 
 
 def test_choices_are_not_listed_where_one_is_refused():
