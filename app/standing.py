@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -64,21 +65,34 @@ def standing_in_words(distribution: Distribution, value: float, images: int) -> 
 def strip_html(distribution: Distribution, value: float, level: Level) -> Markup:
     """A strip from the least to the largest of all, with the middle 80 % and the median marked."""
     low, *_, high = sorted((*distribution.deciles, value))
+    return _strip(distribution, low, high, value, level)
+
+
+def _strip(
+    distribution: Distribution,
+    low: float,
+    high: float,
+    value: float | None = None,
+    level: Level = "fine",
+) -> Markup:
+    """A strip from `low` to `high`: all pictures, the middle 80 %, the median, and one value."""
     span = (high - low) or 1.0
 
     def place(of: float) -> float:
         return 100 * (of - low) / span
 
-    start, end = place(distribution.deciles[1]), place(distribution.deciles[-2])
+    first, start, *_, end, last = map(place, distribution.deciles)
     return render(
         "strip",
         distribution=distribution,
         value=value,
         level=level,
+        first=first,
+        reach=last - first,
         start=start,
         width=end - start,
         median=place(distribution.median),
-        at=place(value),
+        at=None if value is None else place(value),
     )
 
 
@@ -87,8 +101,19 @@ def distributions_html() -> Markup:
     bundled, twin = yardstick(), yardstick("twins")
     compared = [(MAPS[name].title, bundled, name) for name in bundled.maps]
     compared += [(f"{MAPS[name].title}, softmax twin", twin, name) for name in SIDES]
+    found = {f: [of.of(name, f) for _, of, name in compared] for f in _FIGURES}
+    strips = {figure: _on_one_scale(column, figure) for figure, column in found.items()}
     rows = [
-        {"title": title, "of": [of.of(name, figure) for figure in _FIGURES]}
-        for title, of, name in compared
+        {"title": title, "of": [(found[f][at], strips[f][at]) for f in _FIGURES]}
+        for at, (title, *_) in enumerate(compared)
     ]
     return render("evidence/sanity", yardstick=bundled, figures=_FIGURES, rows=rows)
+
+
+def _on_one_scale(column: Sequence[Distribution | None], figure: str) -> list[Markup]:
+    """The distributions of one figure, to be compared: correlations from −1 to 1, sizes from 1."""
+    if figure == "largest":
+        low, high = 1.0, max(of.deciles[-1] for of in column if of)
+    else:
+        low, high = -1.0, 1.0
+    return [_strip(of, low, high) if of else Markup() for of in column]

@@ -18,6 +18,10 @@ def test_evidence_tab(explore):
     checks = explore.locator("#ev-sanity tbody tr")
     expect(checks).to_have_count(9)  # the seven maps, and two of the softmax twin
     expect(checks.nth(1)).to_contain_text("0.91")  # keys, and what is sent
+    sent = checks.nth(1).get_by_label("COCO pictures: median 0.91")
+    median, whole = (sent.locator(tag).bounding_box() for tag in ("s", "xpath=."))
+    share = (median["x"] - whole["x"]) / whole["width"]
+    assert share == pytest.approx((0.91 + 1) / 2, abs=0.03)  # from −1 to 1
     rows = explore.locator("#evidence .sl-verdicts tbody tr:not(.sl-group)")
     expect(rows).to_have_count(2 * len(MAPS) + len(BASELINES))
     expect(rows.locator("b")).to_have_count(5)  # the best in each measure, whoever it is

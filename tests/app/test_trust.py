@@ -159,7 +159,7 @@ def test_a_strip_holds_all_and_this_one():
     found = Distribution(tuple(n / 10 for n in range(11)))
     strip = str(strip_html(found, 2, "care"))
     places = [float(n) for n in re.findall(r"left:([\d.]+)%", strip)]
-    assert places == [5.0, 25.0, 100.0]  # 0.1, the median and 2, from 0 to 2
+    assert places == [0.0, 5.0, 25.0, 100.0]  # all, from 0.1, the median and 2, on a scale to 2
     assert "width:40.0%" in strip
     assert "sl-level-care" in strip
     assert "2.00; COCO pictures" in strip
