@@ -48,7 +48,7 @@ def test_compare_models_layers_and_heads(explore):
 @pytest.mark.browser
 def test_compare_explains_what_cannot_be_shown(explore):
     explore.get_by_role("tab", name="Compare").click()
-    explore.get_by_label("Map", exact=True).click()
+    explore.get_by_label("Map", exact=True).locator("visible=true").click()
     expect(explore.get_by_label("number input for Layer").locator("visible=true")).to_have_count(1)
     explore.get_by_role("option", name="Rollout").click()
     expect(explore.get_by_label("number input for Layer").locator("visible=true")).to_have_count(0)
