@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from sima_core import InputError, Lens, convert_to_sima
-from sima_core.lens.flowing import flows
+from sima_core.lens.flowing import flowing, flows
 from sima_core.lens.heatmaps import heatmap
 from sima_core.lens.layers import find_layers
 from sima_core.models.architectures import create_model
@@ -169,6 +170,18 @@ def test_a_flow_leaves_the_model_as_it_was(model):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     flow.projection.zero_()  # its own copy
     assert torch.equal(model(pixels), expected)
+
+
+def test_what_a_layer_gave_is_not_held_once_it_was_taken(model):
+    seen, held = [], []
+
+    def take(flow):
+        held.append(sum(not storage.expired() for storage in seen))
+        seen.append(StorageWeakRef(flow.value.untyped_storage()))
+
+    with flowing(model, find_layers(model), PIXELS, take), torch.no_grad():
+        model(PIXELS)
+    assert held == [0] * 12
 
 
 def test_norms_of_a_flow_are_the_lenss(model):
