@@ -7,8 +7,6 @@ refused before there is one; `tokens_in` then says what does not fit the grid.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sima_core.errors import InputError
 from sima_core.numbers import MOST_NUMBERS, Whole
 from sima_core.words import plain
@@ -69,6 +67,8 @@ def tokens_in(areas: tuple[Area, ...], grid: tuple[int, int]) -> list[tuple[int,
     Raises:
         InputError: an area reaches beyond the grid.
     """
+    import numpy as np  # not for a command's help
+
     named = np.zeros(grid, dtype=bool)
     for area in areas:
         place_on(grid, (area.last_row, area.last_col))
