@@ -60,7 +60,7 @@ def flow(
     """Whom one token hears, and who hears it: parts, signed overlays and a description.
 
     Args:
-        layer: from 1; negative from the end; default: 12, or where the class token first listens
+        layer: from 1; negative from the end; default: 12; of class: its first own, else the last
         head: one head, from 1, in place of all
         opacity: of the overlays, from 0 to 1
     """

@@ -10,7 +10,7 @@ from sima_core.lens.lens import Lens
 from sima_core.machine import versions
 from sima_core.words import printable
 
-#: The most probable labels of each answer; those of all answers are shown.
+#: How many of the most probable labels of an answer are shown.
 NUM_LABELS = 5
 
 
@@ -26,10 +26,19 @@ class Change:
     real: float
 
 
-def changes(found: KnockOut, labels: Sequence[str]) -> list[Change]:
-    """The most probable labels before, then those that are among them only without the tokens."""
-    answers = [a for a in (found.before, found.real, found.predicted) if a is not None]
-    order = [int(index) for a in answers for index in (-a).argsort(kind="stable")[:NUM_LABELS]]
+def changes(found: KnockOut, labels: Sequence[str], others: int = NUM_LABELS) -> list[Change]:
+    """The most probable labels before, then those that are among them only without the tokens.
+
+    Args:
+        others: so many of the most probable without the tokens.
+    """
+    answers = [(found.before, NUM_LABELS), (found.real, others), (found.predicted, others)]
+    order = [
+        int(index)
+        for answer, most in answers
+        if answer is not None
+        for index in (-answer).argsort(kind="stable")[:most]
+    ]
     return [
         Change(
             index,

@@ -42,10 +42,11 @@ def why(model: nn.Module, pixels: Tensor, label: int, over: int | None, layer: L
         assert flow.output is not None
         output = flow.output.clone().requires_grad_()
         found.append((flow, output))
+        torch.set_grad_enabled(True)  # from here on; `looking` puts it back
         return output
 
-    # The model before the layer stays out of the graph: the layer's output is a leaf.
-    with flowing(model, [layer], pixels, take), looking(model), torch.enable_grad():
+    # The model before the layer stays out of the graph, whose memory grows with every layer.
+    with flowing(model, [layer], pixels, take), looking(model):
         logits = model(pixels)[0].float()
         lead = _logit(logits, label) - (_logit(logits, over) if over is not None else 0)
     flow, output = found[0]

@@ -8,6 +8,7 @@ taken once. No N × N matrix is kept.
 Shapes: N tokens that ask, M that are asked, H heads, d channels a head, C channels of the output.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,8 +21,8 @@ from torch import Tensor
 
 from sima_core.errors import InputError
 from sima_core.lens.layers import Grid, Layer, require_head
+from sima_core.lens.tokens import place_on
 from sima_core.time_limit import check_time
-from sima_core.words import plain
 
 #: A patch's token by its row and column, counted from 1, or the class token.
 Token = tuple[int, int] | Literal["class"]
@@ -290,9 +291,10 @@ class Flow:
         """F with F·Fᵀ the Gram matrix, so that ‖cᵢⱼ‖ = ‖wᵢⱼF‖ to float32: (M, H, H)."""
         if self.num_heads == 1:
             return self._gram.clamp_min(0).sqrt().float()
-        values, vectors = torch.linalg.eigh(self._gram)
+        finite = self._gram.isfinite().flatten(1).all(dim=1)[:, None, None]  # eigh takes no others
+        values, vectors = torch.linalg.eigh(self._gram.where(finite, 0.0))
         factors: Tensor = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
-        return factors.float()
+        return factors.where(finite, math.nan).float()
 
     def _rows(self) -> Iterator[slice]:
         """Blocks of rows whose weights fit into the cache."""
@@ -356,17 +358,7 @@ class Flow:
             return self.layer.class_row
         if not rows:
             raise InputError('only the class token asks in this layer: name "class"')
-        try:
-            row, col = (int(number) for number in token)
-        except (TypeError, ValueError):
-            raise InputError(
-                f'a token is (row, column), counted from 1, or "class"; got {plain(repr(token))}'
-            ) from None
-        if not (1 <= row <= rows and 1 <= col <= cols):
-            raise InputError(
-                f"there is no token at row {plain(row)}, column {plain(col)}: the grid has {rows} "
-                f"rows and {cols} columns, counted from 1"
-            )
+        row, col = place_on(grid, token, ', or "class"')
         return num_tokens - rows * cols + (row - 1) * cols + col - 1
 
 

@@ -82,7 +82,9 @@ def _hooks(
         seen["value"] = side_by_side(output.detach())
 
     def give(output: Tensor) -> Tensor | None:
-        given = take(_flow(layer, module, seen, output[0].detach(), size))
+        flow = _flow(layer, module, seen, output[0].detach(), size)
+        seen.clear()  # or those of all layers would be held to the end of the pass
+        given = take(flow)
         return None if given is None else given.to(output.dtype)[None]
 
     return [

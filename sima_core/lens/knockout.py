@@ -14,7 +14,7 @@ from sima_core.lens.flow import Flow
 from sima_core.lens.flowing import flowing, require_picture
 from sima_core.lens.heatmaps import NOT_FINITE
 from sima_core.lens.layers import Grid, Layer, looking, patch_size
-from sima_core.words import plain
+from sima_core.lens.tokens import place_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +99,7 @@ def _mask(tokens: Sequence[tuple[int, int]], grid: Grid) -> NDArray[np.bool_]:
     """
     gone = np.zeros(grid, dtype=bool)
     for token in tokens:
-        try:
-            row, col = (int(number) for number in token)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"a token is (row, column), counted from 1; got {plain(repr(token))}"
-            ) from None
-        if not (1 <= row <= grid[0] and 1 <= col <= grid[1]):
-            raise InputError(
-                f"there is no token at row {plain(row)}, column {plain(col)}: the grid has "
-                f"{grid[0]} rows and {grid[1]} columns, counted from 1"
-            )
+        row, col = place_on(grid, token)
         gone[row - 1, col - 1] = True
     if not gone.any():
         raise InputError("no token was named: name at least one to take away")

@@ -6,8 +6,7 @@ and ``key``, are the default.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -59,6 +58,7 @@ class Maps:
     flow: Flow | None
     #: The first layer of class attention, or this one where the class token is among its tokens.
     class_flow: Flow | None
+    _totals: dict[int | None, FlowTotals] = field(default_factory=dict, init=False, repr=False)
 
     def __iter__(self) -> Iterator[str]:
         """The names of the maps that this model and layer have."""
@@ -87,14 +87,12 @@ class Maps:
             or (self.class_flow.layer == self.layer)
         )
 
-    @cached_property
-    def totals(self) -> FlowTotals:
-        """All pairs of the layer's tokens, over all heads."""
-        return self._totals(None)
-
-    def _totals(self, head: int | None) -> FlowTotals:
-        assert self.flow is not None  # `of` asks for no other
-        return self.totals if head is None and "totals" in self.__dict__ else self.flow.totals(head)
+    def totals(self, head: int | None = None) -> FlowTotals:
+        """All pairs of the layer's tokens, where it has a flow: added up once for each head."""
+        assert self.flow is not None
+        if head not in self._totals:
+            self._totals[head] = self.flow.totals(head)
+        return self._totals[head]
 
 
 def require_map(name: object, layer: Layer | None = None, there: Sequence[str] = ()) -> None:
@@ -202,12 +200,12 @@ def _value_weighted(maps: Maps, head: int | None) -> NDArray[np.float32]:
 
 def _sent(maps: Maps, head: int | None) -> NDArray[np.float32]:
     assert maps.flow is not None
-    return _patches(maps._totals(head).sent, maps.flow.key_grid)
+    return _patches(maps.totals(head).sent, maps.flow.key_grid)
 
 
 def _received(maps: Maps, head: int | None) -> NDArray[np.float32]:
     assert maps.flow is not None
-    return _patches(maps._totals(head).received, maps.flow.query_grid)
+    return _patches(maps.totals(head).received, maps.flow.query_grid)
 
 
 def _class_contribution(maps: Maps, head: int | None) -> NDArray[np.float32]:

@@ -5,9 +5,7 @@ refused before there is one; `tokens_in` then says what does not fit the grid.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from sima_core.errors import InputError
 from sima_core.numbers import MOST_NUMBERS, Whole
@@ -69,16 +67,37 @@ def tokens_in(areas: tuple[Area, ...], grid: tuple[int, int]) -> list[tuple[int,
     Raises:
         InputError: an area reaches beyond the grid.
     """
-    rows, cols = grid
+    import numpy as np  # not for a command's help
+
     named = np.zeros(grid, dtype=bool)
     for area in areas:
-        if area.last_row > rows or area.last_col > cols:
-            raise InputError(
-                f"there is no token at row {area.last_row}, column {area.last_col}: the grid has "
-                f"{rows} rows and {cols} columns, counted from 1"
-            )
+        place_on(grid, (area.last_row, area.last_col))
         named[area.first_row - 1 : area.last_row, area.first_col - 1 : area.last_col] = True
     return [(int(row) + 1, int(col) + 1) for row, col in np.argwhere(named)]
+
+
+def place_on(grid: tuple[int, int], token: Any, instead: str = "") -> tuple[int, int]:
+    """The row and column of a token on a grid, both counted from 1.
+
+    Args:
+        instead: what else may be named there, for the sentence.
+
+    Raises:
+        InputError: it is no row and column, or there is no such token.
+    """
+    try:
+        row, col = (int(number) for number in token)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"a token is (row, column), counted from 1{instead}; got {plain(repr(token))}"
+        ) from None
+    rows, cols = grid
+    if not (1 <= row <= rows and 1 <= col <= cols):
+        raise InputError(
+            f"there is no token at row {plain(row)}, column {plain(col)}: the grid has {rows} "
+            f"rows and {cols} columns, counted from 1"
+        )
+    return row, col
 
 
 def grid_of(pixels: "Tensor", patch_size: int) -> tuple[int, int]:

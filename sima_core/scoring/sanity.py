@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from sima_core.defaults import LAYER
 from sima_core.errors import InputError
-from sima_core.lens.flow import FlowTotals
 from sima_core.lens.heatmaps import heatmap
 from sima_core.lens.kinds import on_output
 from sima_core.lens.layers import SIDES, Layer, on_grid
@@ -258,7 +257,7 @@ def sanity(
             _largest(values),
             size,
             _agreement(found, name, values, head),
-            _totals(found, head).negative_share if found.flow else None,
+            found.totals(head).negative_share if found.flow else None,
         )
         for name, values in own.items()
     }
@@ -309,19 +308,13 @@ def _agreement(found: Maps, name: str, values: _Map, head: int | None) -> dict[s
     """Rank correlations of a map with the exact sizes that have its grid."""
     if found.flow is None:
         return {}
-    totals = _totals(found, head)
+    totals = found.totals(head)
     grids = {"sent": found.flow.key_grid}
     return {
         exact: spearman(values, on_grid(torch.as_tensor(getattr(totals, exact)), grid).numpy())
         for exact in _EXACT.get(name, ())
         if (grid := grids.get(exact, found.flow.query_grid)) == values.shape
     }
-
-
-def _totals(found: Maps, head: int | None) -> FlowTotals:
-    """All pairs of the layer's tokens, which it has a flow of."""
-    assert found.flow is not None
-    return found.totals if head is None else found.flow.totals(head)
 
 
 def _cascade(

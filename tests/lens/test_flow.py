@@ -2,14 +2,17 @@
 
 import copy
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import timm
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from sima_core import InputError, Lens, convert_to_sima
-from sima_core.lens.flowing import flows
+from sima_core.lens.flowing import flowing, flows
+from sima_core.lens.heatmaps import heatmap
 from sima_core.lens.layers import find_layers
 from sima_core.models.architectures import create_model
 from sima_core.time_limit import OutOfTimeError, time_limit
@@ -169,6 +172,18 @@ def test_a_flow_leaves_the_model_as_it_was(model):
     assert torch.equal(model(pixels), expected)
 
 
+def test_what_a_layer_gave_is_not_held_once_it_was_taken(model):
+    seen, held = [], []
+
+    def take(flow):
+        held.append(sum(not storage.expired() for storage in seen))
+        seen.append(StorageWeakRef(flow.value.untyped_storage()))
+
+    with flowing(model, find_layers(model), PIXELS, take), torch.no_grad():
+        model(PIXELS)
+    assert held == [0] * 12
+
+
 def test_norms_of_a_flow_are_the_lenss(model):
     lens, pixels = Lens(model), torch.randn(1, 3, 64, 48)
     flow, norms = lens.flow(pixels, -1), lens.norms(pixels, -1, per_head=True)
@@ -230,6 +245,25 @@ def test_why_one_label_and_not_another(family):
     np.testing.assert_allclose(found.along, alone.along - other.along, atol=1e-4 * largest)
 
 
+def test_why_keeps_nothing_of_what_comes_before_the_layer(model):
+    seen = []
+    blocks = [module for module in model.modules() if type(module).__name__.endswith("Block")]
+    hooks = [
+        block.register_forward_hook(
+            lambda _module, _args, output: seen.append(output.requires_grad)
+        )
+        for block in blocks
+    ]
+    lens = Lens(model)
+    assert any(parameter.requires_grad for parameter in model.parameters())
+    lens.why(PIXELS, 3)
+    for hook in hooks:
+        hook.remove()
+    # Only the two blocks of class attention come with or after the layer.
+    assert seen == [False] * lens.depth + [True, True]
+    assert torch.is_grad_enabled()
+
+
 # ---- What cannot be -----------------------------------------------------------------------------
 
 
@@ -244,6 +278,7 @@ def test_what_cannot_be_is_said(model):
         (None, "a token is"),
         ((1, 2, 3), "a token is"),
         ((10**40, 1), "no token at row"),
+        ((float("inf"), 1), "a token is"),
     ):
         with pytest.raises(InputError, match=said):
             flow.received(token)
@@ -270,6 +305,17 @@ def test_what_cannot_be_is_said(model):
         of_class.received((1, 1))
     with pytest.raises(InputError, match="name a direction"):
         flow.received((1, 1)).on_grid("along")
+
+
+def test_values_that_are_no_numbers_are_left_so(model):
+    pixels = torch.full((1, 3, 64, 48), math.nan)
+    lens = Lens(model)
+    flow = lens.flow(pixels)
+    assert np.isnan(flow.received((1, 1)).norms).all()
+    assert math.isnan(flow.totals().error)
+    for name in ("sent", "received", "class_contribution"):
+        with pytest.raises(InputError, match="not numbers"):
+            heatmap(lens.maps(pixels).of(name))
 
 
 def test_attention_whose_output_is_no_sum_is_said():

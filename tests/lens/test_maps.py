@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sima_core import InputError, Lens
+from sima_core.lens.flow import Flow
 from sima_core.lens.maps import MAPS
 from tests.lens.flows import FAMILIES, PIXELS, of_ours, of_timm, pairs
 
@@ -96,3 +97,19 @@ def test_layers_and_heads_that_do_not_exist_are_refused(model):
         lens.maps(PIXELS).of("sent", 5)
     with pytest.raises(InputError, match="one picture at a time"):
         lens.maps(torch.cat([PIXELS, PIXELS]))
+
+
+@pytest.mark.parametrize("head", [None, 2])
+def test_all_pairs_are_added_up_once_for_each_head(model, head, monkeypatch):
+    heads, whole = [], Flow.totals
+
+    def totals(flow, head=None):
+        heads.append(head)
+        return whole(flow, head)
+
+    monkeypatch.setattr(Flow, "totals", totals)
+    found = Lens(model).maps(PIXELS)
+    for name in ("sent", "received", "sent"):
+        found.of(name, head)
+    assert found.totals(head) is found.totals(head)
+    assert heads == [head]

@@ -4,7 +4,6 @@ import contextlib
 import filecmp
 import re
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -24,28 +23,16 @@ from app.visitors import MAX_TOKENS
 from sima_core.coco.root import CocoError
 from sima_core.coco.split import open_split
 from sima_core.errors import InputError
+from sima_core.lens.changes import changes
 from sima_core.lens.knockout import KnockOut
 from sima_core.lens.layers import Grid
 from sima_core.scoring.metrics import Mask
 from sima_core.weights.provenance import Provenance
 from sima_core.words import plain
 
-#: Labels whose bars are shown: the most probable ones with all tokens.
-NUM_LABELS = 5
 #: Characters of the longest text that marks tokens: four of them a digit, after the grid.
 MAX_MARKS = MAX_TOKENS // 4 + len("99999x99999:") + 1
 _MARKS = re.compile(r"(\d{1,5})x(\d{1,5}):([0-9a-f]*)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One label's probabilities: with all tokens, and without some, both ways."""
-
-    label: str
-    before: float
-    real: float
-    #: None where nothing can be predicted.
-    predicted: float | None
 
 
 def write_marks(gone: Mask) -> str:
@@ -152,27 +139,9 @@ def knock_out(seen: Look | None, model_key: str | None, marks: str | None) -> Ma
     return changes_html(found, lens.provenance)
 
 
-def changes(found: KnockOut, labels: Sequence[str]) -> list[Change]:
-    """The most probable labels with all tokens, then any that leads without some of them."""
-    best = np.argsort(-found.before, kind="stable")[:NUM_LABELS].tolist()
-    leading = [int(found.real.argmax())]
-    if found.predicted is not None:
-        leading.append(int(found.predicted.argmax()))
-    shown = dict.fromkeys([*best, *leading])
-    return [
-        Change(
-            labels[index],
-            float(found.before[index]),
-            float(found.real[index]),
-            None if found.predicted is None else float(found.predicted[index]),
-        )
-        for index in shown
-    ]
-
-
 def changes_html(found: KnockOut, origin: Provenance) -> Markup:
     """The labels' bars: before and without the tokens beside each other, real beside predicted."""
-    found_changes = changes(found, origin.labels)
+    found_changes = changes(found, origin.labels, others=1)  # any that leads without some tokens
     first, leads = found_changes[0], origin.labels[int(found.real.argmax())]
     return render(
         "explore/without",

@@ -165,8 +165,7 @@ def _found(maps: Maps, map_name: str, head: int | None) -> Found:
         parts = flow.received("class", head)
         facts = _facts(parts.negative_share, parts.cancelled, flow.totals().error)
         return Found(named, flow.layer, maps.of(map_name, head), facts)
-    assert maps.flow is not None
-    totals = maps.totals if head is None else maps.flow.totals(head)
+    totals = maps.totals(head)
     facts = _facts(totals.negative_share, totals.cancelled, totals.error)
     return Found(named, maps.layer, maps.of(map_name, head), facts)
 
