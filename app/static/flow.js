@@ -17,7 +17,9 @@ const card = () => element.querySelector('.sl-flow');
 const maps = () => document.getElementById('maps');
 const viewer = () => maps().querySelector('.sl-viewer');
 const figure = (side) => maps().querySelector(`.sl-figure[data-side="${side}"]`);
-const onGrid = (index, from, to) => Math.min(to - 1, Math.floor(((index + 0.5) * to) / from));
+// A coarser grid's token is the one that it lies under, as `Flow.key_under` has it; odd grids differ there.
+const onGrid = (index, from, to) =>
+  Math.min(to - 1, Math.floor(((to < from ? index : index + 0.5) * to) / from));
 const OTHER = { query: 'key', key: 'query' };
 
 // --- What came from the server ---

@@ -218,7 +218,7 @@ def _one_token(flow: Flow, token: Token, head: int | None) -> _Sent:
         InputError: there is no such token, or the weights are damaged.
     """
     received = flow.received(token, head)
-    sent = flow.sent(_on_keys(token, flow), head)
+    sent = flow.sent(flow.key_under(token), head)
     answer = {
         "token": token,
         "head": head or 0,
@@ -231,23 +231,14 @@ def _signed(parts: Parts) -> str:
     return _base64(_finite(torch.from_numpy(parts.signed)))
 
 
-def _on_keys(token: Token, flow: Flow) -> Token:
-    """The token of the keys' grid at the place of one of the queries'."""
-    return token if token == "class" else _elsewhere(token, flow.query_grid, flow.key_grid)
-
-
 def _loudest(flow: Flow) -> tuple[int, int]:
     """The token of the queries' grid at the place of the largest key norm."""
     rows, cols = flow.key_grid
     norms = torch.linalg.vector_norm(flow.key, dim=(0, 2))[-rows * cols :]
-    row, col = divmod(int(norms.argmax()), cols)
-    return _elsewhere((row + 1, col + 1), flow.key_grid, flow.query_grid)
-
-
-def _elsewhere(token: tuple[int, int], of: Grid, to: Grid) -> tuple[int, int]:
-    """The token at the same place of another grid, from 1; as `onGrid` in `viewer.js`, from 0."""
-    row, col = (
-        int((n - 0.5) * after / before) + 1 for n, before, after in zip(token, of, to, strict=True)
+    at = divmod(int(norms.argmax()), cols)
+    row, col = (  # as `onGrid` in `flow.js`, from 0
+        int((n + 0.5) * queries / keys) + 1
+        for n, keys, queries in zip(at, flow.key_grid, flow.query_grid, strict=True)
     )
     return row, col
 
