@@ -196,7 +196,8 @@ def build() -> None:
         gr.Button().click(
             plainly(flow),
             [picture, *places, layer, head, resolution],
-            [gr.Image(format="png", label=n) for n in ("received", "sent")] + [gr.JSON()],
+            [gr.Image(format="png", label=n) for n in ("received", "sent")]
+            + [gr.JSON(label="description")],
             api_name="flow",
             **_PUBLIC,
         )
@@ -206,7 +207,7 @@ def build() -> None:
         gr.Button().click(
             plainly(knockout),
             [picture, tokens, where, resolution],
-            gr.JSON(),
+            gr.JSON(label="description"),
             api_name="knockout",
             **_PUBLIC,
         )
@@ -220,7 +221,7 @@ def build() -> None:
         gr.Button().click(
             plainly(latency),
             [picture, layer, resolution, seconds],
-            gr.JSON(),
+            gr.JSON(label="description"),
             api_name="latency",
             **_PUBLIC,
         )

@@ -88,9 +88,7 @@ class OwnCheckpoint:
     def lay_out(cls) -> "OwnCheckpoint":
         with gr.Accordion("Use your own checkpoint", open=False):
             note = gr.Markdown(model_note(bundled()))
-            upload = gr.File(
-                label="SimA checkpoint (.safetensors, .pth)", type="filepath", height=110
-            )
+            upload = gr.File(label="Checkpoint (.safetensors, .pth)", type="filepath", height=140)
             hub_id = gr.Textbox(
                 label="or a Hugging Face Hub id", placeholder="owner/name", max_lines=1
             )

@@ -181,7 +181,8 @@ function line(side, token, { signed, negative }) {
   const said = side === 'query'
     ? `hears most from ${whom}; ${share} subtracts${sum}.`
     : `is heard most by ${whom}; ${share} of what it sends subtracts.`;
-  const pinned = pointed.pinned && token === pointed ? ' Pinned: Escape lets go.' : '';
+  const held = pointed.pinned && token !== 'class' && (token === pointed || flow.answer);
+  const pinned = held ? ' Pinned: Escape, or the same token again, lets go.' : '';
   return `${who[0].toUpperCase()}${who.slice(1)} ${said}${pinned}`;
 }
 
@@ -271,6 +272,7 @@ function fits() {
 }
 
 function refresh() {
+  if (!viewer()) return show('norms'); // a sentence stands in the pictures' place
   const { look, layer, head } = viewer().dataset;
   if (!on || !look) { // or another map is on show, which goes
     viewer().removeAttribute('data-rest');

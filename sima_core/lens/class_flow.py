@@ -34,6 +34,8 @@ def why(model: nn.Module, pixels: Tensor, label: int, over: int | None, layer: L
     Raises:
         InputError: as `Lens.why`.
     """
+    if label == over:
+        raise InputError("name two classes: the one, and another that it is held against")
     layer.kind.projection(layer.module(model))  # says so before the model is run
     require_picture(model, pixels)
     found: list[tuple[Flow, Tensor]] = []

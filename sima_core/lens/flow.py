@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from sima_core.errors import InputError
 from sima_core.lens.layers import Grid, Layer, require_head
 from sima_core.lens.tokens import place_on
 from sima_core.time_limit import check_time
+from sima_core.words import plain
 
 #: A patch's token by its row and column, counted from 1, or the class token.
 Token = tuple[int, int] | Literal["class"]
@@ -64,8 +65,12 @@ class Parts:
         """One amount of the patches' tokens: float32 (rows, cols).
 
         Raises:
-            InputError: ``along`` where no direction was given.
+            InputError: no such amount, or ``along`` where no direction was given.
         """
+        if amount not in get_args(Amount):
+            raise InputError(
+                f"an amount is one of {', '.join(get_args(Amount))}; got {plain(repr(amount))}"
+            )
         values = getattr(self, amount)
         if values is None:
             raise InputError("name a direction to see how far the parts go along it")

@@ -1,6 +1,6 @@
 """What the model would say if some tokens took no part in attention: predicted, and real."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from sima_core.lens.flowing import flowing, require_picture
 from sima_core.lens.heatmaps import NOT_FINITE
 from sima_core.lens.layers import Grid, Layer, looking, patch_size
 from sima_core.lens.tokens import place_on
+from sima_core.words import plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +99,8 @@ def _mask(tokens: Sequence[tuple[int, int]], grid: Grid) -> NDArray[np.bool_]:
         InputError: none, all, or one that does not exist.
     """
     gone = np.zeros(grid, dtype=bool)
+    if not isinstance(tokens, Iterable):
+        raise InputError(f"tokens are (row, column) each; got {plain(repr(tokens))}")
     for token in tokens:
         row, col = place_on(grid, token)
         gone[row - 1, col - 1] = True

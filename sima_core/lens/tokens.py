@@ -4,6 +4,7 @@ Rows and columns count from 1. Nothing here knows a model or a picture, so that 
 refused before there is one; `tokens_in` then says what does not fit the grid.
 """
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def place_on(grid: tuple[int, int], token: Any, instead: str = "") -> tuple[int,
         InputError: it is no row and column, or there is no such token.
     """
     try:
-        row, col = (int(number) for number in token)
+        row, col = (operator.index(number) for number in token)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"a token is (row, column), counted from 1{instead}; got {plain(repr(token))}"

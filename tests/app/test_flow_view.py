@@ -483,7 +483,7 @@ def test_click_keys_and_escape(explore):
     explore.keyboard.press("Escape")
     expect(line).to_have_text(rest)
     explore.keyboard.press("Enter")  # pins what is at rest
-    expect(line).to_have_text(rest + " Pinned: Escape lets go.")
+    expect(line).to_have_text(rest + " Pinned: Escape, or the same token again, lets go.")
     row, col = map(int, re.search(r"Row (\d+), column (\d+)", rest).groups())
     explore.keyboard.press("ArrowLeft")
     expect(line).to_contain_text(f"Row {row}, column {col - 1} hears")

@@ -171,3 +171,12 @@ def test_both_yardsticks_hold_what_the_panel_shows():
             for figure in ("random", "mirror", "centre", "largest", "output"):
                 assert yardstick(folder).of(name, figure)
     assert yardstick().of("query", "loudness") is None
+
+
+@pytest.mark.parametrize("name", ["sent", "class_contribution"])
+def test_maps_that_are_exact_sizes_are_not_held_against_norms(seen, name):
+    panel = str(trust.check(seen, 12, 0, "gray", name, None))
+    assert "Nothing to compare: this map is an exact size itself." in panel
+    assert "may well be lopsided" in panel
+    assert "outlier" not in panel.partition('data-check="outliers"')[2].partition("</ul>")[0]
+    assert "mixes channels" not in panel

@@ -278,6 +278,8 @@ def test_what_cannot_be_is_said(model):
         (None, "a token is"),
         ((1, 2, 3), "a token is"),
         ((10**40, 1), "no token at row"),
+        ((1.5, 1), "a token is"),
+        ("12", "a token is"),
         ((float("inf"), 1), "a token is"),
     ):
         with pytest.raises(InputError, match=said):
@@ -303,6 +305,10 @@ def test_what_cannot_be_is_said(model):
     [of_class] = flows(model, pixels, find_layers(model, over_patches=False)[:1])
     with pytest.raises(InputError, match="only the class token asks"):
         of_class.received((1, 1))
+    with pytest.raises(InputError, match="an amount is one of weights, signed, norms, along"):
+        flow.received((1, 1)).on_grid("grid")
+    with pytest.raises(InputError, match="name two classes"):
+        lens.why(pixels, 3, 3)
     with pytest.raises(InputError, match="name a direction"):
         flow.received((1, 1)).on_grid("along")
 

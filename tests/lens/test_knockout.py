@@ -201,6 +201,8 @@ def test_tokens_named_twice_count_once(model):
     ("tokens", "said"),
     [
         ([], "no token was named"),
+        (5, r"tokens are \(row, column\) each"),
+        (None, r"tokens are \(row, column\) each"),
         ([(r, c) for r in (1, 2, 3) for c in range(1, 6)], "no token would be left"),
         ([(4, 1)], "no token at row 4, column 1: the grid has 3 rows and 5 columns"),
         ([(1, 0)], "no token at row 1, column 0"),

@@ -133,6 +133,7 @@ class _Panel:
             references=self.references(bundled),
             photo=self.seen.photo,
             steps=self.steps(),
+            of_norms=all(name in SIDES for name in self.found),
             figures=[self.figure(name, one) for name, one in self.found.items()],
             chart=self.chart(bundled if like else None),
         )
@@ -256,6 +257,8 @@ def _words(check: Check, one: Sanity) -> str:
     if check.name != "outliers":
         return ""
     number = len(one.outliers)
+    if one.name not in SIDES:
+        return "× the median"
     if not number:
         return "× the median: no outlier"
     places = ", ".join(f"row {r} column {c}" for r, c in one.outliers[:_MOST_NAMED])
