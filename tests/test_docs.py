@@ -112,6 +112,18 @@ def test_environment_table_is_the_list_of_variables():
     assert rows == [[f"`{v.name}`", v.default or "–", v.meaning] for v in VARIABLES]
 
 
+def test_figures_in_the_readme_and_the_guide_are_those_measured():
+    maps = json.loads(text("assets/evidence_val2017.json"))["maps"]
+    sanity = json.loads(text("assets/sanity_val2017.json"))["sanity"]
+    best, query = (maps[name]["energy_lift"] for name in ("class_contribution", "query"))
+    for document in ("README.md", "app/tabs/explore/tab.py"):
+        said = one_line(document)
+        assert f"energy lift {best:.2f} on COCO" in said
+        assert f"{query:.2f} for Q̂" in said
+        assert f"rank correlation {sanity['key']['sent'][5]:.2f}" in said
+        assert f"what arrives ({sanity['query']['received'][5]:.2f})" in said
+
+
 def test_how_much_is_negative_is_what_was_measured():
     deciles = json.loads(text("assets/sanity_val2017.json"))["sanity"]["query"]["negative"]
     low, median, high = (f"{100 * deciles[i]:.0f}" for i in (1, 5, 9))
