@@ -264,7 +264,7 @@ def test_a_visitors_checkpoint_is_never_swapped(demo, tmp_path, photo_file):
     visitor.begin()
     loading, looking = visitor.handler("use_model"), visitor.handler("explore")
     own = file_data(visitor.upload(checkpoint))
-    assert visitor.call(loading.index, loading.given(sima=own)).done
+    assert visitor.call(loading.index, loading.given(checkpoint=own)).done
     photo = file_data(visitor.upload(photo_file))
 
     def model_of_a_look() -> str:
