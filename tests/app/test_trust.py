@@ -122,7 +122,7 @@ def test_the_softmax_twin_is_checked_alike(photo_file):
     try:
         seen = look(str(photo_file), key, 112)
         panel = str(trust.check(seen, 12, 0, "gray", PAPER, key))
-        with pytest.raises(InputError, match="the model has changed"):
+        with pytest.raises(InputError, match="another model made what is shown"):
             trust.check(seen, 12, 0, "gray", PAPER, None)
     finally:
         MODELS.drop(key)

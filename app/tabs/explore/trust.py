@@ -13,16 +13,16 @@ from markupsafe import Markup
 from app.charts import Series, linear_chart
 from app.handlers import COMPUTE, plainly
 from app.standing import Yardstick, standing_in_words, strip_html, yardstick
+from app.tabs.explore.again import look_again
 from app.tabs.explore.look import View
 from app.tabs.explore.named_map import PAPER
 from app.templating import render
 from app.turns import TURNS
 from app.viewer import STATIC, heat_uri
 from app.visit import Look, Visit, require_look
-from app.visitors import MAX_COST, lens_for, require_affordable, require_photo
+from app.visitors import MAX_COST, lens_for
 from app.words import capitalized
-from sima_core import Analysis, load_image
-from sima_core.errors import InputError
+from sima_core import Analysis
 from sima_core.lens.heatmaps import heatmap
 from sima_core.lens.layers import SIDES
 from sima_core.lens.lens import Lens
@@ -79,15 +79,9 @@ def check(
 ) -> Markup:
     """The panel: a verdict on each map that is shown, its checks, and the maps of random layers."""
     seen = require_look(seen)
-    analysis, lens = seen.analysis, lens_for(model_key)
-    if (lens.name, lens.provenance) != (analysis.name, analysis.provenance):
-        raise InputError("the model has changed: wait for its maps, then check them.")
-    view = View.of(analysis, layer, head, colormap)
-    image = load_image(require_photo(seen.path))
-    passes = lens.depth + 3
-    require_affordable(lens, image, analysis.resolution, MAX_CHECKS_COST / passes)
-    pixels = lens.preprocess(image, analysis.resolution)
-    del image
+    view = View.of(seen.analysis, layer, head, colormap)
+    passes = lens_for(model_key).depth + 3
+    lens, pixels = look_again(seen, model_key, MAX_CHECKS_COST / passes)
     with TURNS.turn():
         start = time.perf_counter()
         names = SIDES if map_name == PAPER else (map_name,)
