@@ -19,7 +19,7 @@ from app.templating import render
 from app.turns import TURNS
 from app.viewer import STATIC
 from app.visit import CocoLook, Look, Visit, require_look
-from app.visitors import MAX_TOKENS
+from app.visitors import MAX_COST, MAX_TOKENS
 from sima_core.coco.root import CocoError
 from sima_core.coco.split import open_split
 from sima_core.errors import InputError
@@ -131,7 +131,7 @@ def knock_out(seen: Look | None, model_key: str | None, marks: str | None) -> Ma
         return ""
     if gone.all():
         return render("explore/all_gone", count=gone.size)
-    lens, pixels = look_again(seen, model_key)
+    lens, pixels = look_again(seen, model_key, MAX_COST / 3)  # so many passes
     tokens = [(int(row) + 1, int(col) + 1) for row, col in np.argwhere(gone)]
     with TURNS.turn():
         found = lens.without(pixels, tokens)
