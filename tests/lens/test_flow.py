@@ -57,46 +57,28 @@ def place(token, grid, count):
 
 
 @pytest.mark.parametrize("head", [None, 1])
-def test_what_a_token_receives(case, head):
+@pytest.mark.parametrize(("way", "side"), [("received", "query"), ("sent", "key")])
+def test_what_a_token_receives_and_sends(case, way, side, head):
     model, layer, flow = case
     every = pairs(model, layer, PIXELS, head)
     direction = torch.randn(every.output.shape[1], generator=torch.Generator().manual_seed(2))
-    sizes = every.carried.norm(dim=-1)
-    signed = (every.weights * sizes[:, None]).sum(0)
-    along = every.contributions @ direction.double()
-    for token in some_tokens(flow, "query"):
-        row = place(token, flow.query_grid, every.weights.shape[1])
-        parts = flow.received(token, head, direction)
-        weights, given = every.weights[:, row], every.contributions[row]
-        assert close(parts.weights, weights.mean(0), every.weights)
-        assert close(parts.signed, (weights * sizes).sum(0), signed)
-        assert close(parts.norms, given.norm(dim=-1), every.contributions.norm(dim=-1))
-        assert close(parts.along, given @ direction.double(), along)
-        path = float(given.norm(dim=-1).sum())
-        assert parts.length == pytest.approx(float(given.sum(0).norm()), abs=CLOSE * path)
-        negative = weights.clamp(max=0).abs().sum() / weights.abs().sum()
+    weights, given = every.weights, every.contributions
+    signed = (weights * every.carried.norm(dim=-1)[:, None]).sum(0)
+    if side == "key":  # a row is then what one token sends
+        weights, given, signed = weights.transpose(1, 2), given.transpose(0, 1), signed.T
+    sizes, along = given.norm(dim=-1), given @ direction.double()
+    for token in some_tokens(flow, side):
+        row = place(token, getattr(flow, f"{side}_grid"), len(given))
+        parts = getattr(flow, way)(token, head, direction)
+        assert close(parts.weights, weights[:, row].mean(0), weights)
+        assert close(parts.signed, signed[row], signed)
+        assert close(parts.norms, sizes[row], sizes)
+        assert close(parts.along, along[row], along)
+        path = float(sizes[row].sum())
+        assert parts.length == pytest.approx(float(given[row].sum(0).norm()), abs=CLOSE * path)
+        negative = weights[:, row].clamp(max=0).abs().sum() / weights[:, row].abs().sum()
         assert parts.negative_share == pytest.approx(float(negative), abs=CLOSE)
-        assert parts.cancelled == pytest.approx(1 - parts.length / path, abs=CLOSE)
-
-
-@pytest.mark.parametrize("head", [None, 1])
-def test_what_a_token_sends(case, head):
-    model, layer, flow = case
-    every = pairs(model, layer, PIXELS, head)
-    direction = torch.randn(every.output.shape[1], generator=torch.Generator().manual_seed(2))
-    sizes = every.carried.norm(dim=-1)
-    signed = (every.weights * sizes[:, None]).sum(0)
-    along = every.contributions @ direction.double()
-    for token in some_tokens(flow, "key"):
-        column = place(token, flow.key_grid, every.weights.shape[2])
-        parts = flow.sent(token, head, direction)
-        weights, given = every.weights[:, :, column], every.contributions[:, column]
-        assert close(parts.weights, weights.mean(0), every.weights)
-        assert close(parts.signed, (weights * sizes[:, column : column + 1]).sum(0), signed)
-        assert close(parts.norms, given.norm(dim=-1), every.contributions.norm(dim=-1))
-        assert close(parts.along, given @ direction.double(), along)
-        path = float(given.norm(dim=-1).sum())
-        assert parts.length == pytest.approx(float(given.sum(0).norm()), abs=CLOSE * path)
+        assert parts.cancelled == pytest.approx(1 - parts.length / path, abs=2 * CLOSE)
 
 
 @pytest.mark.parametrize("head", [None, 1])
