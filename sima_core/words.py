@@ -25,6 +25,12 @@ def plain(text: object, length: int = SHOWN) -> str:
     return "".join(character if character.isprintable() else "?" for character in found)
 
 
+def in_powers(value: float) -> str:
+    """A small number as people write it, to one digit: ``2e-7``."""
+    digit, _, power = f"{value:.0e}".partition("e")
+    return f"{digit}e{int(power)}" if value else "0"
+
+
 def shown(name: str, length: int = 80) -> str:
     """A name from a file, made fit for a sentence on a page too: no markup, no endless line."""
     safe = re.sub(r"[^\w .\-/]", "?", name[: length + 1])

@@ -1,6 +1,8 @@
 """Strangers' texts are made fit for a line."""
 
-from sima_core.words import plain, printable, shown
+import pytest
+
+from sima_core.words import in_powers, plain, printable, shown
 
 
 def test_nothing_that_steers_a_terminal_is_left():
@@ -29,3 +31,11 @@ def test_a_name_that_is_no_utf8_can_be_written():
 
 def test_whole_names_hold_only_what_can_be_printed():
     assert printable("a\x9b\u202eb\udce9\n" + "é" * 300) == "a\ufffd\ufffdb\ufffd\ufffd" + "é" * 300
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(2.2e-7, "2e-7"), (9.6e-10, "1e-9"), (3e-12, "3e-12"), (0.0, "0"), (2.0, "2e0")],
+)
+def test_small_numbers_in_powers(value, said):
+    assert in_powers(value) == said

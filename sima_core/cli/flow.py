@@ -23,7 +23,7 @@ from sima_core.defaults import OPACITY, RESOLUTION
 from sima_core.files import writing
 from sima_core.lens.tokens import Area, grid_of, read_areas, read_token, tokens_in
 from sima_core.numbers import LAYERS, Share, Whole, option
-from sima_core.words import plain
+from sima_core.words import in_powers, plain
 
 if TYPE_CHECKING:
     from sima_core.lens.flow import Token
@@ -93,7 +93,7 @@ def _in_words(found: "TokenFlow") -> str:
     if found.sent is not None:
         said += f"; {_named(found.loudest(found.sent))} hears it most"
     if found.totals is not None and found.totals.error is not None:
-        error = f"{found.totals.error:.0e}"
+        error = in_powers(found.totals.error)
         said += f"\nthe parts of all tokens add up to the layer's output within {error}"
     return said
 

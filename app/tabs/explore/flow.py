@@ -30,6 +30,7 @@ from sima_core.errors import InputError
 from sima_core.lens.flow import Flow, Parts, Token
 from sima_core.lens.heatmaps import NOT_FINITE
 from sima_core.lens.layers import SIDES, Grid
+from sima_core.words import in_powers
 
 #: What the page is sent at most: tokens of a grid, and bytes of their numbers as they are sent.
 MAX_TOKENS, MAX_BYTES = 1024, 10**6
@@ -162,7 +163,7 @@ def _drawn(seen: Look, flow: Flow, head: int | None, token: Token | None) -> Mar
     sent = _one_token(flow, token or _loudest(flow), head) if asks else _all_tokens(flow)
     # All pairs of more tokens would take longer than the rest.
     totals = flow.totals() if many <= MAX_TOKENS else None
-    error = f"{totals.error:.0e}".replace("e-0", "e-") if totals else None
+    error = in_powers(totals.error) if totals and totals.error is not None else None
     about = {
         "look": seen.key,
         "layer": flow.layer.number,

@@ -20,6 +20,7 @@ from app.visit import Look, require_look
 from sima_core.errors import InputError
 from sima_core.lens.layers import Layer
 from sima_core.lens.maps import MAPS, Maps, NamedMap, require_map
+from sima_core.words import in_powers
 
 #: In place of a map's name: the two of the paper, which every look holds.
 PAPER = "paper"
@@ -178,7 +179,7 @@ def _facts(negative: float, cancelled: float, error: float | None) -> list[tuple
     if error is not None:
         facts.append(
             (
-                f"{error:.0e}".replace("e-0", "e-"),
+                in_powers(error),
                 "of the output’s largest value is the most by which the parts’ sum misses it",
             )
         )
