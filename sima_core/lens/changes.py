@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sima_core.lens.export import about
 from sima_core.lens.knockout import KnockOut
 from sima_core.lens.lens import Lens
 from sima_core.machine import versions
-from sima_core.words import printable
 
 #: How many of the most probable labels of an answer are shown.
 NUM_LABELS = 5
@@ -61,10 +61,7 @@ def describe(
     """
     labels, label_set = lens.class_names(len(found.before))
     return {
-        "image": printable(image_name),
-        "architecture": lens.name,
-        "trained": lens.provenance.trained if lens.provenance else None,
-        "checkpoint_sha256": lens.provenance.sha256 if lens.provenance else None,
+        **about(image_name, lens),
         "layer": "all" if layer is None else lens.layer(layer).number,
         "resolution": resolution,
         "grid": found.grid,

@@ -18,6 +18,7 @@ from sima_core.files import replacing
 from sima_core.lens.analysis import Analysis
 from sima_core.lens.heatmaps import COLORMAPS, Heatmap, heatmap, overlay
 from sima_core.lens.layers import SIDES
+from sima_core.lens.lens import Lens
 from sima_core.machine import versions
 from sima_core.words import printable
 
@@ -47,10 +48,7 @@ def describe(
     """
     shown = {name: heatmap(of) for name, of in _shown(analysis, layer, head, named).items()}
     return {
-        "image": printable(image_name),
-        "architecture": analysis.name,
-        "trained": analysis.trained,
-        "checkpoint_sha256": analysis.provenance.sha256 if analysis.provenance else None,
+        **about(image_name, analysis),
         "layer": layer,
         "head": "all" if head is None else head,
         "resolution": analysis.resolution,
@@ -62,6 +60,16 @@ def describe(
         "unsure": analysis.unsure,
         "predictions": [dataclasses.asdict(p) for p in analysis.predictions],
         "versions": versions(),
+    }
+
+
+def about(image_name: str, of: Analysis | Lens) -> dict[str, Any]:
+    """What every description begins with: the picture's name, the model and its weights."""
+    return {
+        "image": printable(image_name),
+        "architecture": of.name,
+        "trained": of.provenance.trained if of.provenance else None,
+        "checkpoint_sha256": of.provenance.sha256 if of.provenance else None,
     }
 
 
@@ -117,11 +125,11 @@ def write(
     shown = _shown(analysis, layer, head, named)
     paths = [folder / name for name in output_names(stem, ends_of(named and named[0]))]
     arrays: dict[str, Any] = {f"{n}_norm" if named is None else n: of for n, of in shown.items()}
-    with together(paths) as (values, *overlays, about):
+    with together(paths) as (values, *overlays, text):
         np.savez(values, **arrays)
         for file, of in zip(overlays, shown.values(), strict=True):
             write_overlay(file, analysis.image, heatmap(of), colormap, opacity)
-        write_description(about, description)
+        write_description(text, description)
     return paths
 
 
@@ -132,9 +140,9 @@ def write_overlay(
     overlay(image, shown, colormap, opacity).save(file, "PNG")
 
 
-def write_description(file: BinaryIO, about: Mapping[str, Any]) -> None:
+def write_description(file: BinaryIO, description: Mapping[str, Any]) -> None:
     """As JSON, in UTF-8; half a character of a file's name becomes a question mark."""
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     file.write(text.encode("utf-8", "replace"))
 
 

@@ -9,12 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from sima_core.defaults import LAYER, OPACITY
-from sima_core.lens.export import output_names, together, write_description, write_overlay
+from sima_core.lens.export import about, output_names, together, write_description, write_overlay
 from sima_core.lens.flow import Flow, FlowTotals, Parts, Token
 from sima_core.lens.heatmaps import DIVERGING, Heatmap, signed_heatmap
 from sima_core.lens.lens import Lens
 from sima_core.machine import versions
-from sima_core.words import printable
 
 #: What is known of every part, by the names that the written arrays have.
 _AMOUNTS = ("weights", "signed", "norms")
@@ -121,7 +120,7 @@ def describe(found: TokenFlow, lens: Lens, image_name: str, resolution: int) -> 
     layer, totals = found.flow.layer, found.totals
     shown = found.signed()
 
-    def about(name: str, parts: Parts) -> dict[str, Any]:
+    def of_parts(name: str, parts: Parts) -> dict[str, Any]:
         return {
             "loudest": found.loudest(parts),
             "negative_share": parts.negative_share,
@@ -131,10 +130,7 @@ def describe(found: TokenFlow, lens: Lens, image_name: str, resolution: int) -> 
         }
 
     return {
-        "image": printable(image_name),
-        "architecture": lens.name,
-        "trained": lens.provenance.trained if lens.provenance else None,
-        "checkpoint_sha256": lens.provenance.sha256 if lens.provenance else None,
+        **about(image_name, lens),
         "layer": layer.number,
         "attention": layer.attention,
         "of_class_attention": not layer.kind.over_patches,
@@ -144,8 +140,8 @@ def describe(found: TokenFlow, lens: Lens, image_name: str, resolution: int) -> 
         "key_token": found.key_token,
         "grid": found.flow.query_grid,
         "key_grid": found.flow.key_grid,
-        "received": about("received", found.received),
-        "sent": about("sent", found.sent) if found.sent else None,
+        "received": of_parts("received", found.received),
+        "sent": of_parts("sent", found.sent) if found.sent else None,
         "totals": totals
         and {
             "negative_share": totals.negative_share,
@@ -164,7 +160,7 @@ def ends_of(token: Token) -> tuple[str, ...]:
 
 def write(
     found: TokenFlow,
-    about: dict[str, Any],
+    description: dict[str, Any],
     image: Image.Image,
     folder: Path,
     stem: str,
@@ -173,7 +169,7 @@ def write(
     """Write arrays, overlays of the picture's size, and a description: all files or none.
 
     Args:
-        about: what `describe` says.
+        description: what `describe` says.
 
     Raises:
         OSError: the files cannot be written.
@@ -183,9 +179,9 @@ def write(
     absent = {"received", "sent"} - set(shown)
     ends = [end for end in ends_of(found.token) if not any(f"_{name}." in end for name in absent)]
     paths = [folder / name for name in output_names(stem, ends)]
-    with together(paths) as (values, *overlays, description):
+    with together(paths) as (values, *overlays, text):
         np.savez(values, **found.arrays())
         for file, of in zip(overlays, shown.values(), strict=True):
             write_overlay(file, image, of, DIVERGING, opacity)
-        write_description(description, about)
+        write_description(text, description)
     return paths
