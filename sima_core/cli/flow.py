@@ -1,6 +1,6 @@
 """What attention does with every token: ``flow`` and ``knockout``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,7 +129,7 @@ def knockout(
         layer: only here, from 1, negative from the end; default: in all layers
         json: as JSON
     """
-    from sima_core.lens.changes import describe, table
+    from sima_core.lens.changes import describe
     from sima_core.lens.pictures import load_image, warm
 
     warm()  # while the model is read
@@ -139,5 +139,20 @@ def knockout(
     found = lens.without(pixels, gone, "all" if layer is None else layer)
     note_untrained(lens, model)
     about = describe(found, lens, image.name, layer, resolution)
-    print(json_text(about) if json else table(about))
+    print(json_text(about) if json else _table(about))
     return OK
+
+
+def _table(about: Mapping[str, Any]) -> str:
+    """For people: a row a label, in percent, of what `describe` says."""
+    rows, cols = about["grid"]
+    where = "all layers" if about["layer"] == "all" else f"layer {about['layer']}"
+    lines = [
+        f"{len(about['tokens'])} of {rows * cols} tokens taken away in {where}",
+        f"{'label':<32}{'before':>11}{'predicted':>11}{'real':>11}",
+    ]
+    for label in about["labels"]:
+        shares = (label["before"], label["predicted"], label["real"])
+        cells = "".join(f"{'–' if s is None else f'{100 * s:.1f} %':>11}" for s in shares)
+        lines.append(f"{label['label'][:30]:<32}{cells}")
+    return "\n".join(lines)

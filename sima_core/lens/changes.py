@@ -1,7 +1,7 @@
-"""How the labels change when tokens take no part in attention: as a table, and as JSON."""
+"""How the labels change when tokens take no part in attention."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,18 +70,3 @@ def describe(
         "labels": [dataclasses.asdict(change) for change in changes(found, labels)],
         "versions": versions(),
     }
-
-
-def table(about: Mapping[str, Any]) -> str:
-    """For people: a row a label, in percent, of what `describe` says."""
-    rows, cols = about["grid"]
-    where = "all layers" if about["layer"] == "all" else f"layer {about['layer']}"
-    lines = [
-        f"{len(about['tokens'])} of {rows * cols} tokens taken away in {where}",
-        f"{'label':<32}{'before':>11}{'predicted':>11}{'real':>11}",
-    ]
-    for label in about["labels"]:
-        shares = (label["before"], label["predicted"], label["real"])
-        cells = "".join(f"{'–' if s is None else f'{100 * s:.1f} %':>11}" for s in shares)
-        lines.append(f"{label['label'][:30]:<32}{cells}")
-    return "\n".join(lines)

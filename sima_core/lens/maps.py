@@ -88,8 +88,16 @@ class Maps:
         )
 
     def totals(self, head: int | None = None) -> FlowTotals:
-        """All pairs of the layer's tokens, where it has a flow: added up once for each head."""
-        assert self.flow is not None
+        """All pairs of the layer's tokens, added up once for each head.
+
+        Raises:
+            InputError: no token hears another there, or no flow was asked for.
+        """
+        if self.flow is None:
+            raise InputError(
+                f"layer {self.layer.number} ({self.layer.attention}) has no flow here: there is "
+                "nothing to add up"
+            )
         if head not in self._totals:
             self._totals[head] = self.flow.totals(head)
         return self._totals[head]

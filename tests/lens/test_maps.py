@@ -75,6 +75,8 @@ def test_models_without_a_map_say_which_they_have():
         InputError, match=r"layer 1 \(XCA\) has no map received: choose one of query"
     ):
         xcit.of("received")
+    with pytest.raises(InputError, match=r"layer 1 \(XCA\) has no flow here"):
+        xcit.totals()
     cvt = Lens(of_ours("cvt_13", depth=1)).maps(PIXELS, 1)  # its class token comes later
     assert list(cvt) == list(MAPS)[:-1]
     pooled = Lens(of_timm("vit_tiny_patch16_224", class_token=False, global_pool="avg"))
