@@ -18,7 +18,7 @@ from app.visitors import gradio_folder, new_folder
 from sima_core.errors import DiskError
 from tests.app.client import Visitor, file_data
 from tests.app.running import running_app
-from tests.support import ROOT
+from tests.support import ROOT, mounted
 
 
 def age(path: Path, seconds: float = MAX_AGE + 60) -> Path:
@@ -138,13 +138,10 @@ def test_a_result_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of eight MiB, where one may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no disk may be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "size=8m") as small:
+        if not small:
+            pytest.skip("no disk may be mounted here")
+        yield tmp_path / "disk"
 
 
 def test_a_full_disk_is_said_in_a_sentence(small_disk, monkeypatch):

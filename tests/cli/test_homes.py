@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, mounted
 
 
 def start(*arguments: object, cache: Path) -> subprocess.Popen[str]:
@@ -40,13 +40,10 @@ def test_programs_that_begin_with_one_empty_cache_do_not_disturb_each_other(phot
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk that cannot be written, where one may be mounted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no disk may be mounted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "ro,size=1m") as closed:
+        if not closed:
+            pytest.skip("no disk may be mounted here")
+        yield tmp_path / "disk"
 
 
 def test_a_home_that_cannot_be_written_is_done_without(read_only, photo_file, tmp_path):

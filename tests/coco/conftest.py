@@ -1,7 +1,6 @@
 """Fixtures for fetching COCO: a server, what it has, and a disk that is soon full."""
 
 import resource
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from sima_core.coco import annotations, http
+from tests.support import mounted
 
 from .support import ARCHIVE, BLOCK, SPLIT, Server, archive, jpeg, listing, name_of
 
@@ -50,17 +50,11 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder that takes no file above 200 kB: a disk of that size, or else a limit on files."""
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if mounted:
+    with mounted(folder, "size=200k") as small:
+        if small:
+            yield folder
+            return
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
         yield folder
-        subprocess.run(["umount", str(folder)], check=True)
-        return
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-    yield folder
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
