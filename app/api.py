@@ -22,7 +22,7 @@ from sima_core.lens.heatmaps import COLORMAPS, DIVERGING, overlay
 from sima_core.lens.heatmaps import heatmap as as_heatmap
 from sima_core.lens.layers import SIDES, layer_numbers
 from sima_core.lens.lens import Lens
-from sima_core.lens.maps import require_map
+from sima_core.lens.maps import listening, require_map
 from sima_core.lens.token_flow import TokenFlow
 from sima_core.lens.token_flow import describe as describe_flow
 from sima_core.lens.tokens import PLACES, grid_of, read_areas, tokens_in
@@ -58,14 +58,15 @@ def heatmap(
     wanted = None if map in (None, "", NORMS) else map
     if wanted is not None:
         require_map(wanted)
-    seen = _Seen.of(image, resolution, passes=1 if wanted is None else 2)
+    seen = _Seen.of(image, resolution)
     [number] = layer_numbers(whole(layer, LAYER), seen.lens.depth)
-    named = None
+    layers, names = [seen.lens.layer(number)], () if wanted is None else (wanted,)
     with TURNS.turn():
-        analysis = seen.lens.analyze(seen.picture, seen.resolution, [number], pixels=seen.pixels)
-        if wanted is not None:
-            maps = seen.lens.maps(seen.pixels, number, [wanted])
-            named = wanted, maps.of(wanted, head or None)
+        with listening(seen.lens.model, seen.pixels, layers, names) as heard:
+            analysis = seen.lens.analyze(
+                seen.picture, seen.resolution, [number], pixels=seen.pixels
+            )
+        named = (wanted, heard()[number].of(wanted, head or None)) if wanted else None
     about = describe(analysis, seen.name, number, head or None, named)
     shown = (
         [as_heatmap(named[1])]

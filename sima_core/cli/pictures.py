@@ -53,7 +53,7 @@ def heatmap(
     from tqdm import tqdm
 
     from sima_core.lens.export import ends_of, write
-    from sima_core.lens.maps import require_map
+    from sima_core.lens.maps import listening, require_map
     from sima_core.lens.pictures import load_image, warm
 
     warm()  # while the model is read
@@ -71,8 +71,10 @@ def heatmap(
         try:
             image = load_image(path)
             pixels = lens.preprocess(image, resolution)
-            analysis = lens.analyze(image, resolution, [number], pixels=pixels)
-            named = (map, lens.maps(pixels, number, [map]).of(map)) if map else None
+            names = [map] if map else []
+            with listening(lens.model, pixels, [lens.layer(number)], names) as heard:
+                analysis = lens.analyze(image, resolution, [number], pixels=pixels)
+            named = (map, heard()[number].of(map)) if map else None
             with writing("its results"):
                 write(analysis, out, stem, path.name, number, named=named)
         except SimaLensError as error:

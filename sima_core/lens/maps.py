@@ -5,7 +5,7 @@ and ``key``, are the default.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
@@ -135,6 +135,26 @@ def maps(
     Raises:
         InputError: as `Lens.maps`.
     """
+    with listening(model, pixels, layers, names) as heard, looking(model):
+        model(pixels)
+    return heard()
+
+
+@contextmanager
+def listening(
+    model: nn.Module, pixels: Tensor, layers: Sequence[Layer], names: Names = None
+) -> Iterator[Callable[[], dict[int, Maps]]]:
+    """Hear what maps are made of as the model runs inside, for whoever runs it anyway.
+
+    Gives what to call afterwards for the maps, by layer number.
+
+    Args:
+        pixels: what the model is run on.
+        names: only what these maps need; None for all.
+
+    Raises:
+        InputError: as `Lens.maps`.
+    """
     for name in names or ():
         require_map(name)
     require_picture(model, pixels)
@@ -150,21 +170,21 @@ def maps(
         found[flow.layer] = flow
 
     flowed = {of for needed in asked.values() for of in needed.values()}
-    with ExitStack() as listening:
-        recorder = NormRecorder(model, [layer.number for layer in layers])
-        listening.enter_context(recorder)
-        listening.enter_context(flowing(model, list(flowed), pixels, take))
-        listening.enter_context(looking(model))
-        model(pixels)
-    norms = recorder.norms(per_head=True)
-    return {
-        layer.number: Maps(
-            layer,
-            norms[layer.number],
-            *(found[needed[n]] if n in needed else None for n in ("flow", "class")),
-        )
-        for layer, needed in asked.items()
-    }
+    recorder = NormRecorder(model, [layer.number for layer in layers])
+
+    def heard() -> dict[int, Maps]:
+        norms = recorder.norms(per_head=True)
+        return {
+            layer.number: Maps(
+                layer,
+                norms[layer.number],
+                *(found[needed[n]] if n in needed else None for n in ("flow", "class")),
+            )
+            for layer, needed in asked.items()
+        }
+
+    with recorder, flowing(model, list(flowed), pixels, take):
+        yield heard
 
 
 def _listener(model: nn.Module) -> Layer | None:

@@ -149,12 +149,9 @@ def test_what_an_endpoint_cannot_do_is_one_sentence(app, photo_file, endpoint, a
 def test_more_passes_may_cost_no_more_together(photo_file, monkeypatch):
     monkeypatch.setattr(api, "MAX_COST", 24 * Lens(load_model()).num_parameters)
     api.flow(str(photo_file), 1, 1, resolution=64)
-    for call in (
-        lambda: api.knockout(str(photo_file), "1,1", resolution=64),
-        lambda: api.heatmap(str(photo_file), resolution=64, map="sent"),
-    ):
-        with pytest.raises(InputError, match="choose a lower resolution"):
-            call()
+    api.heatmap(str(photo_file), resolution=64, map="sent")
+    with pytest.raises(InputError, match="choose a lower resolution"):
+        api.knockout(str(photo_file), "1,1", resolution=64)
 
 
 @pytest.mark.parametrize("call", [api.heatmap, api.flow, api.knockout])
